@@ -1,0 +1,38 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench docs lock clean
+BIN := .venv/bin
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## install what is needed: system packages (as root), .venv from the lock file
+	@scripts/setup
+
+demo: setup ## two racks, real routers, real packets: see the product work
+	@scripts/demo
+
+test: setup ## every test this machine can run
+	@$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: setup ## formatting, rules, types, import contracts, generated pages
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python scripts/docs.py --check
+
+format: setup ## put the code into the house format
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format --quiet .
+
+bench: setup ## speed and memory beside BIRD and GoBGP, as a table and bench/results/*.json
+	@$(BIN)/python -m bench
+
+docs: setup ## write the generated reference pages again
+	@$(BIN)/python scripts/docs.py
+
+lock: setup ## resolve the dependencies again and write the lock files
+	@scripts/lock
+
+clean: ## remove what setup and the tests made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage bench/results

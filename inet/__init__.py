@@ -1,0 +1,1 @@
+"""Values every house shares: address families and prefixes. Knows nobody."""
