@@ -70,7 +70,7 @@ class Attributes:
     """Path attributes of one UPDATE. `local_pref` is None where the peer sent none (eBGP)."""
 
     next_hop: IPAddress
-    as_path: AsPath = AsPath()  # noqa: RUF009 - frozen, so one shared default is safe
+    as_path: AsPath = AsPath()
     origin: Origin = Origin.IGP
     med: int | None = None
     local_pref: int | None = None
