@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from inet.prefix import IPAddress
 
@@ -80,3 +80,42 @@ class Attributes:
     cluster_list: tuple[IPv4Address, ...] = ()
     atomic_aggregate: bool = False
     next_hop_interface: str | None = None  # of a link-local next hop: the session's interface
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The peer a path was heard from, as far as the decision process asks."""
+
+    peer: PeerKey
+    asn: int
+    is_internal: bool
+    router_id: IPv4Address  # BGP Identifier of its OPEN
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """A total order over peers: family, then address (RFC 4271 section 9.1.2.2 g)."""
+        return (self.peer.version, int(self.peer))
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Path:
+    """One peer's word, shared by all prefixes it sent with the same attributes; compared by identity."""
+
+    source: Source
+    attributes: Attributes
+    local_pref: int  # in force: as received over iBGP, by policy over eBGP (RFC 4271 section 5.1.5)
+
+    @property
+    def next_hop(self) -> NextHopKey:
+        """What has to be resolved for this path to be usable."""
+        return NextHopKey(self.attributes.next_hop, self.attributes.next_hop_interface)
+
+
+class NextHopKey(NamedTuple):
+    """A BGP next hop; a link-local one needs the interface it was heard on."""
+
+    address: IPAddress
+    interface: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.address}%{self.interface}" if self.interface else str(self.address)

@@ -1,0 +1,92 @@
+"""What a node tells each peer: the Adj-RIB-Out (RFC 4271 sections 5.1 and 9.1.3) as a pure function.
+
+A node announces what it originates (its pod CIDRs) to everybody. It passes on what it learned only where it is
+made a transit node, and then by the rules of old: never back to where it came from, never from one internal
+peer to another (RFC 4271 section 9.2), never against NO_EXPORT or NO_ADVERTISE (RFC 1997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bgp.config import NextHopMode
+from bgp.decision import Choice
+from bgp.import_rules import DEFAULT_LOCAL_PREFERENCE
+from bgp.path import AsPath, Attributes, Origin, Path
+from bgp.peering import PlannedSession
+from inet.prefix import Prefix
+
+NO_EXPORT: Final = (65535, 65281)
+NO_ADVERTISE: Final = (65535, 65282)
+_STAY_INSIDE: Final = {NO_EXPORT, (65535, 65283)}  # NO_EXPORT_SUBCONFED is the same without confederations
+
+
+@dataclass(frozen=True, slots=True)
+class Advertiser:
+    """Says what one session is sent."""
+
+    planned: PlannedSession
+    passes_on: bool  # this node is a transit node
+
+    def own(self, prefix: Prefix) -> Attributes | None:
+        """Return how a prefix of our own is announced; None where the session cannot carry its family."""
+        session = self.planned.session
+        next_hop = self.planned.next_hops.get(prefix.family)
+        if next_hop is None or prefix.family not in session.families:
+            return None
+        if session.is_internal:
+            return Attributes(next_hop=next_hop, origin=Origin.IGP, local_pref=DEFAULT_LOCAL_PREFERENCE)
+        return Attributes(next_hop=next_hop, origin=Origin.IGP, as_path=AsPath((session.local_asn,)))
+
+    def learned(self, prefix: Prefix, best: Path) -> Attributes | None:
+        """Return how a learned path is passed on; None where it is not."""
+        session, attributes = self.planned.session, best.attributes
+        if not self.passes_on or prefix.family not in session.families or best.source.peer == session.peer:
+            return None
+        if NO_ADVERTISE in attributes.communities:
+            return None
+        if session.is_internal:
+            return None if best.source.is_internal else self._inwards(prefix, best)
+        return None if not _STAY_INSIDE.isdisjoint(attributes.communities) else self._outwards(prefix, attributes)
+
+    def adj_rib_out(self, own: Iterable[Prefix], chosen: Mapping[Prefix, Choice]) -> dict[Prefix, Attributes]:
+        """Return everything the session is sent."""
+        announced: dict[Prefix, Attributes] = {}
+        if self.passes_on:
+            for prefix, choice in chosen.items():
+                if (attributes := self.learned(prefix, choice.best)) is not None:
+                    announced[prefix] = attributes
+        for prefix in own:
+            if (attributes := self.own(prefix)) is not None:
+                announced[prefix] = attributes
+        return announced
+
+    def _inwards(self, prefix: Prefix, best: Path) -> Attributes | None:
+        """Over iBGP a path keeps its next hop and AS path (RFC 4271 sections 5.1.2 and 5.1.3)."""
+        next_hop = best.attributes.next_hop
+        if self.planned.next_hop_mode is NextHopMode.SELF:
+            ourselves = self.planned.next_hops.get(prefix.family)
+            if ourselves is None:
+                return None
+            next_hop = ourselves
+        return replace(best.attributes, next_hop=next_hop, next_hop_interface=None, local_pref=best.local_pref)
+
+    def _outwards(self, prefix: Prefix, attributes: Attributes) -> Attributes | None:
+        """Over eBGP our AS is prepended; LOCAL_PREF and a neighbour's MED stay behind (sections 5.1.4, 5.1.5)."""
+        next_hop = self.planned.next_hops.get(prefix.family)
+        if self.planned.next_hop_mode is NextHopMode.UNCHANGED:
+            next_hop = attributes.next_hop
+        if next_hop is None:
+            return None
+        return replace(
+            attributes,
+            next_hop=next_hop,
+            next_hop_interface=None,
+            as_path=attributes.as_path.prepend(self.planned.session.local_asn),
+            local_pref=None,
+            med=None,
+            originator_id=None,
+            cluster_list=(),
+        )

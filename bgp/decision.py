@@ -1,0 +1,122 @@
+"""Choose the best path of one prefix (RFC 4271 section 9.1.2.2).
+
+Takes every eligible path of a prefix (accepted by the import rules, loop free, next hop reachable); gives the
+winner, the paths that may share the load with it, and for each loser the step that ruled it out, which is what
+`tortie routes explain` prints.
+
+Each step splits the rivals into those that stay and those that go. The steps down to the interior cost decide
+what is *equal*: all that is left after them forwards together (multipath, whatever AS the paths lead through,
+as data-centre fabrics need). The last steps only choose which one of the equals is passed on to other peers.
+RFC 5004 (prefer the path that was first) is left out on purpose: the choice depends on the paths alone, never
+on the order they came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from bgp.path import NextHopKey, Path
+
+Costs: TypeAlias = Mapping[NextHopKey, int]
+"""Interior cost of each reachable next hop: 0 on the link, more behind a router (RFC 4271 section 9.1.2.1)."""
+
+Score: TypeAlias = Callable[[Path, Costs], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rung: of the rivals, those with the lowest `score` stay."""
+
+    reason: str
+    clause: str
+    score: Score
+
+    def survivors(self, rivals: list[Path], costs: Costs) -> list[Path]:
+        """Return the rivals that stay, in the order given."""
+        scores = [self.score(path, costs) for path in rivals]
+        best = min(scores)
+        return [path for path, score in zip(rivals, scores, strict=True) if score == best]
+
+
+@dataclass(frozen=True, slots=True)
+class MedStep:
+    """The rung that compares MED, and only between paths through the same neighbouring AS."""
+
+    reason: str
+    clause: str
+
+    def survivors(self, rivals: list[Path], costs: Costs) -> list[Path]:  # noqa: ARG002 - a Step's signature
+        """Return the rivals that no rival of the same neighbouring AS undercuts. A missing MED counts as 0."""
+        lowest: dict[int | None, int] = {}
+        for path in rivals:
+            neighbour = path.attributes.as_path.neighbour
+            lowest[neighbour] = min(path.attributes.med or 0, lowest.get(neighbour, 1 << 32))
+        return [path for path in rivals if (path.attributes.med or 0) == lowest[path.attributes.as_path.neighbour]]
+
+
+EQUALITY: Final[tuple[Step | MedStep, ...]] = (
+    Step("higher local preference", "RFC 4271 9.1.1", lambda path, _: -path.local_pref),
+    Step("shorter AS path", "RFC 4271 9.1.2.2 a", lambda path, _: path.attributes.as_path.length),
+    Step("lower origin", "RFC 4271 9.1.2.2 b", lambda path, _: path.attributes.origin),
+    MedStep("lower MED", "RFC 4271 9.1.2.2 c"),
+    Step("external over internal", "RFC 4271 9.1.2.2 d", lambda path, _: path.source.is_internal),
+    Step("nearer next hop", "RFC 4271 9.1.2.2 e", lambda path, costs: costs[path.next_hop]),
+)
+TIE_BREAK: Final[tuple[Step | MedStep, ...]] = (
+    Step(
+        "lower router id",
+        "RFC 4271 9.1.2.2 f, RFC 4456 9",
+        lambda path, _: int(path.attributes.originator_id or path.source.router_id),
+    ),
+    Step("shorter cluster list", "RFC 4456 9", lambda path, _: len(path.attributes.cluster_list)),
+    Step(
+        "lower peer address", "RFC 4271 9.1.2.2 g", lambda path, _: (path.source.order[0] << 128) + path.source.order[1]
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for a prefix. `multipath` includes `best` and is in peer order.
+
+    `lost_to` says for each path that is not used why: the reason of the step, or that it is one too many.
+    """
+
+    best: Path
+    multipath: tuple[Path, ...]
+    reason: str = field(compare=False)  # why `best` is best
+    lost_to: Mapping[Path, str] = field(compare=False)
+
+
+def choose(paths: Sequence[Path], *, costs: Costs, max_paths: int) -> Choice:
+    """Return the winner and its equals. `paths` must not be empty, and every next hop must have a cost."""
+    lost_to: dict[Path, str] = {}
+    equals = _climb(EQUALITY, list(paths), costs, lost_to)
+    deciding = list(lost_to.values())[-1] if lost_to else "only path"
+    equals.sort(key=lambda path: path.source.order)
+
+    ranking: dict[Path, str] = {}
+    best = _climb(TIE_BREAK, equals, costs, ranking)[0]
+    if len(equals) > 1 and deciding == "only path":
+        deciding = "equal: " + next(iter(reversed(ranking.values())))
+    multipath = equals
+    if len(equals) > max_paths:
+        # Who lost last in the tie-break stands closest to the winner.
+        order = [best, *reversed(list(ranking))]
+        multipath = sorted(order[:max_paths], key=lambda path: path.source.order)
+        lost_to.update((path, f"equal, but only {max_paths} paths may share the load") for path in order[max_paths:])
+    return Choice(best, tuple(multipath), deciding, lost_to)
+
+
+def _climb(ladder: Sequence[Step | MedStep], rivals: list[Path], costs: Costs, lost_to: dict[Path, str]) -> list[Path]:
+    """Walk the rungs until one rival is left or the ladder ends, noting who lost where."""
+    for step in ladder:
+        if len(rivals) == 1:
+            break
+        survivors = step.survivors(rivals, costs)
+        if len(survivors) != len(rivals):
+            lost_to.update((path, step.reason) for path in rivals if path not in survivors)
+            rivals = survivors
+    return rivals

@@ -1,0 +1,72 @@
+"""When a restarted node may change and prune the routes it found in the kernel (RFC 4724 section 4.1).
+
+Forwarding state of before the restart stays untouched until every expected peer has sent its End-of-RIB, or
+the deferral timer has run out. A peer that offers no graceful restart may never send one: it counts as heard
+a few seconds after its session came up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from bgp.path import PeerKey
+from inet.prefix import Family
+
+SETTLE_TIME_S: Final = 3.0
+"""How long after SessionUp a peer without graceful restart counts as heard."""
+
+
+@dataclass(slots=True)
+class Deferral:
+    """Who is still to be heard. Starts at `started`, ends at the latest `limit_s` later."""
+
+    started: float
+    limit_s: float
+    _expected: set[PeerKey] = field(default_factory=set)
+    _missing: dict[PeerKey, set[Family]] = field(default_factory=dict)
+    _settles: dict[PeerKey, float] = field(default_factory=dict)
+    _is_over: bool = False
+
+    def expect(self, peers: Iterable[PeerKey]) -> None:
+        """Say which peers there should be, all of them: those that went are not waited for."""
+        self._expected = set(peers)
+
+    def session_up(self, peer: PeerKey, families: Iterable[Family], *, sends_end_of_rib: bool, now: float) -> None:
+        """Note which families a peer still has to finish."""
+        if sends_end_of_rib:
+            self._missing[peer] = set(families)
+            self._settles.pop(peer, None)
+        else:
+            self._missing[peer] = set()
+            self._settles[peer] = now + SETTLE_TIME_S
+
+    def session_down(self, peer: PeerKey) -> None:
+        """Note that what the peer said so far is not all it has to say."""
+        self._missing.pop(peer, None)
+        self._settles.pop(peer, None)
+
+    def end_of_rib(self, peer: PeerKey, family: Family) -> None:
+        """Note that a peer has said all it has of a family."""
+        if peer in self._missing:
+            self._missing[peer].discard(family)
+
+    def waiting_for(self, now: float) -> frozenset[PeerKey]:
+        """Return the peers that are still to be heard; empty once and for all when it is over."""
+        if self._is_over or now >= self.started + self.limit_s:
+            self._is_over = True
+            return frozenset()
+        waiting = frozenset(peer for peer in self._expected if not self._is_heard(peer, now))
+        self._is_over = not waiting
+        return waiting
+
+    def next_deadline(self) -> float | None:
+        """When `waiting_for` may change by the clock alone."""
+        if self._is_over:
+            return None
+        return min((self.started + self.limit_s, *self._settles.values()))
+
+    def _is_heard(self, peer: PeerKey, now: float) -> bool:
+        missing = self._missing.get(peer)
+        return missing is not None and not missing and now >= self._settles.get(peer, now)
