@@ -39,7 +39,7 @@ class AdjRibIn:
 
 @dataclass(frozen=True, slots=True)
 class Failover:
-    """Every prefix chosen as `before` will end up on `after`: some of the same paths, or none."""
+    """Every prefix chosen as `before` will end up on `after`: all, some or none of the same paths."""
 
     before: Choice
     after: tuple[Path, ...]
@@ -174,17 +174,14 @@ class Rib:
     # Decisions
 
     def failover(self, is_dead: Callable[[Path], bool]) -> list[Failover]:
-        """Say where the present choices will move when some paths die, if some of their equals live.
+        """Say what every choice in use comes to when some paths die: one entry for each different choice.
 
-        Costs as much as there are different choices, not prefixes. It changes nothing: tell the RIB what
-        died (`drop`, `set_reachability`) and `decide` comes to the same paths, prefix by prefix.
+        Costs as much as there are choices, not prefixes. It changes nothing: tell the RIB what died (`drop`,
+        `set_reachability`) and `decide` has the last word, prefix by prefix. Choices that lose nothing are
+        listed as well, since the kernel may carry them by the same next hops as one that does.
         """
-        moves = []
-        for choice in {id(choice): choice for choice in self._chosen.values()}.values():
-            after = tuple(path for path in choice.multipath if not is_dead(path))
-            if len(after) != len(choice.multipath):
-                moves.append(Failover(choice, after))
-        return moves
+        choices = {id(choice): choice for choice in self._chosen.values()}.values()
+        return [Failover(choice, tuple(path for path in choice.multipath if not is_dead(path))) for choice in choices]
 
     def decide(self, limit: int | None = None) -> dict[Prefix, Choice | None]:
         """Choose again for prefixes that may have changed, at most `limit`; returns those that did.
