@@ -46,23 +46,10 @@ class Requirement(NamedTuple):
 
     key: str
     operator: Operator
-    values: frozenset[str] = frozenset()
-
-    def accepts(self, labels: Mapping[str, str]) -> bool:
-        """Whether a label set satisfies this."""
-        value = labels.get(self.key)
-        match self.operator:
-            case Operator.IN:
-                return value is not None and value in self.values
-            case Operator.NOT_IN:
-                return value is None or value not in self.values
-            case Operator.EXISTS:
-                return value is not None
-            case Operator.DOES_NOT_EXIST:
-                return value is None
+    values: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        values = sorted(self.values)
+        values = sorted(set(self.values))
         match self.operator:
             case Operator.IN:
                 return f"{self.key}={values[0]}" if len(values) == 1 else f"{self.key} in ({','.join(values)})"
@@ -91,7 +78,17 @@ class Selector:
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether a label set satisfies every requirement."""
-        return all(requirement.accepts(labels) for requirement in self.requirements)
+        for key, operator, values in self.requirements:
+            value = labels.get(key)
+            if operator is Operator.IN:
+                satisfied = value in values
+            elif operator is Operator.NOT_IN:
+                satisfied = value not in values
+            else:
+                satisfied = (value is not None) is (operator is Operator.EXISTS)
+            if not satisfied:
+                return False
+        return True
 
     @property
     def matches_everything(self) -> bool:
@@ -119,7 +116,7 @@ _REQUIREMENT_FIELDS: Final = frozenset({"key", "operator", "values"})
 
 def selector_of_labels(labels: Mapping[str, str]) -> Selector:
     """Return the selector that asks for each of these labels."""
-    return Selector(Requirement(key, Operator.IN, frozenset({value})) for key, value in labels.items())
+    return Selector(Requirement(key, Operator.IN, (value,)) for key, value in labels.items())
 
 
 def parse_selector(raw: object, path: str) -> Selector:
@@ -162,7 +159,7 @@ def _decode_labels(raw: object, path: str, errors: list[FieldError]) -> Iterable
         complaints = check_label_key(key, path) + check_label_value(value, path)
         errors += complaints
         if not complaints:
-            yield Requirement(key, Operator.IN, frozenset({value}))
+            yield Requirement(key, Operator.IN, (value,))
 
 
 def _decode_expressions(raw: object, path: str, errors: list[FieldError]) -> Iterable[Requirement]:
@@ -205,4 +202,4 @@ def _decode_expression(raw: object, path: str, errors: list[FieldError]) -> Requ
     errors += check_label_key(key, f"{path}.key")
     for index, value in enumerate(values):
         errors += check_label_value(value, f"{path}.values[{index}]")
-    return Requirement(key, operator, frozenset(values))
+    return Requirement(key, operator, tuple(sorted(set(values))))
