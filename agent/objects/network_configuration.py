@@ -1,0 +1,42 @@
+"""NetworkConfiguration: the addresses of the cluster, and how nodes come to know each other's."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from agent.objects.model import Model, Object
+from agent.objects.scalars import CIDR, refuse
+
+
+class NetworkConfigurationSpec(Model):
+    """Everything has a default."""
+
+    pod_cidrs: tuple[CIDR, ...] = Field(
+        default=(), description="Addresses of pods. By default what the Node objects' podCIDRs add up to."
+    )
+    service_cidrs: tuple[CIDR, ...] = Field(default=(), description="Addresses of services.")
+    node_routes: Literal["BGP"] = Field(
+        default="BGP", description="How a node learns the way to the pods of the others."
+    )
+
+    @model_validator(mode="after")
+    def _cidrs_are_apart(self) -> Self:
+        for name, cidrs in (("podCIDRs", self.pod_cidrs), ("serviceCIDRs", self.service_cidrs)):
+            for position, cidr in enumerate(cidrs):
+                if cidr.is_default:
+                    raise refuse(f"{cidr} is every address there is", field=f"{name}[{position}]")
+        for position, service in enumerate(self.service_cidrs):
+            for pod in self.pod_cidrs:
+                if service.overlaps(pod):
+                    raise refuse(f"{service} overlaps podCIDRs {pod}", field=f"serviceCIDRs[{position}]")
+        return self
+
+
+class NetworkConfiguration(Object):
+    """Addresses of the cluster. One object, named `default`; without it everything is at its default."""
+
+    kind: ClassVar[str] = "NetworkConfiguration"
+
+    spec: NetworkConfigurationSpec = Field(default=NetworkConfigurationSpec(), description="What is wanted.")
