@@ -1,0 +1,94 @@
+"""Why a session ended, in words for people: from what ExaBGP says and the codes of a NOTIFICATION.
+
+The names are those of RFC 4271 section 4.5 and 6, RFC 4486 (Cease), RFC 6608 (FSM errors) and RFC 8538.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_CODES = {
+    1: "message header error",
+    2: "OPEN message error",
+    3: "UPDATE message error",
+    4: "hold timer expired",
+    5: "finite state machine error",
+    6: "cease",
+    7: "ROUTE-REFRESH message error",
+}
+
+_SUBCODES = {
+    (1, 1): "connection not synchronized",
+    (1, 2): "bad message length",
+    (1, 3): "bad message type",
+    (2, 1): "unsupported version number",
+    (2, 2): "bad peer AS",
+    (2, 3): "bad BGP identifier",
+    (2, 4): "unsupported optional parameter",
+    (2, 6): "unacceptable hold time",
+    (2, 7): "unsupported capability",
+    (3, 1): "malformed attribute list",
+    (3, 2): "unrecognized well-known attribute",
+    (3, 3): "missing well-known attribute",
+    (3, 4): "attribute flags error",
+    (3, 5): "attribute length error",
+    (3, 6): "invalid ORIGIN",
+    (3, 8): "invalid NEXT_HOP",
+    (3, 9): "optional attribute error",
+    (3, 10): "invalid network field",
+    (3, 11): "malformed AS_PATH",
+    (5, 1): "unexpected message in OpenSent",
+    (5, 2): "unexpected message in OpenConfirm",
+    (5, 3): "unexpected message in Established",
+    (6, 1): "maximum number of prefixes reached",
+    (6, 2): "administrative shutdown",
+    (6, 3): "peer de-configured",
+    (6, 4): "administrative reset",
+    (6, 5): "connection rejected",
+    (6, 6): "other configuration change",
+    (6, 7): "connection collision resolution",
+    (6, 8): "out of resources",
+    (6, 9): "hard reset",
+    (6, 10): "BFD down",
+}
+
+_NOTIFICATION = re.compile(r"notification (sent|received) \((\d+),(\d+)\)(?:: (.*))?", re.DOTALL)
+
+_CLOSED = {
+    "the TCP connection was closed by the remote end": "connection closed by the peer",
+    "closing": "session settings changed",
+    "no answer": "no answer: unreachable, filtered, or the passwords differ",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a session or an attempt ended, as in `SessionDown`."""
+
+    reason: str
+    notification: tuple[int, int] | None = None
+    sent: bool = False
+
+
+def name(code: int, subcode: int) -> str:
+    """Return the name of a NOTIFICATION's code and subcode."""
+    known = _SUBCODES.get((code, subcode))
+    general = _CODES.get(code, f"error code {code}")
+    if known is not None:
+        return f"{general}: {known}"
+    return f"{general}: subcode {subcode}" if subcode else general
+
+
+def ending(said: str) -> Ending:
+    """Read the reason in ExaBGP's `down` event."""
+    match = _NOTIFICATION.fullmatch(said)
+    if match is not None:
+        way, code, subcode = match[1], int(match[2]), int(match[3])
+        words = f"{name(code, subcode)}"
+        reason = f"{words} (sent to the peer)" if way == "sent" else f"{words} (sent by the peer)"
+        return Ending(reason, (code, subcode), sent=way == "sent")
+    if said.startswith("stop, message"):
+        return Ending("session removed")
+    said = said.removeprefix("closing connection: ")
+    return Ending(_CLOSED.get(said, said[:1].lower() + said[1:]) or "connection closed")

@@ -1,0 +1,255 @@
+"""The ExaBGP process: ExaBGP's own server with its faults mended. Run as a program, never imported by the agent.
+
+    python server.py AGENT_PID CONFIGURATION
+
+ExaBGP 5.0 speaks BGP well, but its event loop, reload and connection handling have faults that no command
+reaches, and that let one dead peer harm the others. Each mend below replaces one method of ExaBGP, says what is
+wrong with it, and has a test that fails without it. ExaBGP's settings come from the environment (process.py).
+
+The process belongs to its agent: with AGENT_PID no longer its parent it does not start, and the kernel kills it
+when that parent goes (process.py asks for that with setpriv).
+"""
+
+# ruff: noqa: SLF001  # mending a program from outside means reaching inside
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from socket import SO_ERROR, SOL_SOCKET
+from typing import Any
+
+sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, nothing here speaks TLS: 4 MB less
+
+from exabgp.bgp.fsm import FSM  # noqa: E402  # the line above must come first, here and below
+from exabgp.bgp.message import Notify  # noqa: E402
+from exabgp.bgp.message.update.attribute import Attribute  # noqa: E402
+from exabgp.configuration.configuration import Configuration  # noqa: E402
+from exabgp.environment import getenv  # noqa: E402
+from exabgp.logger import log  # noqa: E402
+from exabgp.reactor.asynchronous import ASYNC  # noqa: E402
+from exabgp.reactor.loop import Reactor  # noqa: E402
+from exabgp.reactor.network.error import NetworkError  # noqa: E402
+from exabgp.reactor.network.outgoing import Outgoing  # noqa: E402
+from exabgp.reactor.peer import Peer  # noqa: E402
+from exabgp.rib.outgoing import OutgoingRIB  # noqa: E402
+
+# ExaBGP is not typed: its objects are Any here.
+
+CONNECTING: set[int] = set()
+"""Descriptors of TCP connections under way."""
+
+_CEASE = 6  # RFC 4271 section 4.5
+_ADMINISTRATIVE_SHUTDOWN = 2  # RFC 4486
+_PEER_DECONFIGURED = 3  # RFC 4486
+
+
+class Poller:
+    """What the event loop waits on.
+
+    ExaBGP never takes the descriptor of a closed connection out of its poll set. Until the number is used again
+    poll() returns at once with POLLNVAL and the loop sleeps `reactor.speed` hundredths of a second each round
+    instead of working: with one peer gone, all others are served at some 20 messages a second. Listening and
+    connecting sockets, on the other hand, it does not watch at all and finds only when the time-out is over.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._poll = select.poll()
+
+    def register(self, descriptor: int, events: int) -> None:
+        """Watch a descriptor."""
+        self._poll.register(descriptor, events)
+
+    def unregister(self, descriptor: int) -> None:
+        """Watch it no more."""
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(descriptor)
+
+    def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
+        """Wait, and return what is ready of what was registered."""
+        listener = self._reactor.listener
+        listening = {socket.fileno() for socket in listener._sockets} if listener else set()
+        for descriptor in listening:
+            self._poll.register(descriptor, select.POLLIN)
+        for descriptor in CONNECTING:
+            self._poll.register(descriptor, select.POLLOUT)
+        ready = []
+        for descriptor, events in self._poll.poll(timeout_ms):
+            if events & select.POLLNVAL:
+                self.unregister(descriptor)
+            elif descriptor not in listening and descriptor not in CONNECTING:
+                ready.append((descriptor, events))
+        return ready
+
+
+def reactor_init(original: Any, reactor: Any, configuration: Any) -> None:
+    """Build the event loop, with a poll set that forgets closed descriptors."""
+    original(reactor, configuration)
+    reactor._poller = Poller(reactor)
+
+
+def reactor_pending_adjribout(_original: Any, _reactor: Any) -> bool:
+    """Say that nothing is in the way of a reload.
+
+    ExaBGP drops a reload, silently, while any peer has routes that are not sent yet, so that one peer behind a
+    broken link keeps every other from being added or removed. Unsent routes survive a reload unharmed.
+    """
+    return False
+
+
+def reactor_listen(original: Any, reactor: Any) -> bool:
+    """Listen where the sessions ask for it, and go on where that fails (the log says so).
+
+    ExaBGP does not start when one of its addresses cannot be bound, which ends the sessions of all others.
+    """
+    original(reactor)
+    return True
+
+
+def rib_update(original: Any, rib: Any, change: Any) -> None:
+    """Queue a change of the Adj-RIB-Out; the last word about a prefix is the one that is sent.
+
+    ExaBGP queues by attributes, so that of several changes of a prefix before a flush (a slow peer) not the last
+    is sent last: announce, withdraw, announce ends as a withdrawal.
+    """
+    earlier = rib._new_nlri.pop(change.index(), None)
+    if earlier is not None:
+        family = earlier.nlri.family().afi_safi()
+        rib._new_attr_af_nlri.get(earlier.attributes.index(), {}).get(family, {}).pop(earlier.index(), None)
+    original(rib, change)
+
+
+def asynchronous_run(_original: Any, queue: Any) -> bool:
+    """Run the API commands that wait.
+
+    ExaBGP builds and tears down an asyncio event loop for every round of commands, for coroutines it has none of.
+    """
+    if queue._async:
+        with contextlib.suppress(StopIteration):
+            queue._run_async().send(None)
+    return bool(queue._async)
+
+
+def connect_retry_s(peer: Any) -> int:
+    """Return the peer's ConnectRetryTime (RFC 4271 section 10), which config.py puts into its description."""
+    return int(peer.neighbor["description"])
+
+
+def outgoing_establish(_original: Any, outgoing: Any) -> Iterator[bool]:
+    """Connect to the peer; NetworkError with the reason when that fails.
+
+    ExaBGP takes a refused connection for an established one, a failed bind for nothing at all, and tells nobody.
+    """
+    issue = outgoing._connect()
+    if issue is not None:
+        raise NetworkError(str(issue))
+    descriptor = outgoing.io.fileno()
+    CONNECTING.add(descriptor)
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLOUT)
+        while not poller.poll(0):
+            yield False
+    finally:
+        CONNECTING.discard(descriptor)
+    error = outgoing.io.getsockopt(SOL_SOCKET, SO_ERROR)
+    if error:
+        raise NetworkError(os.strerror(error))
+    outgoing.success()
+    if not outgoing.local:
+        outgoing.local = outgoing.io.getsockname()[0]
+    yield True
+
+
+def peer_main(original: Any, peer: Any) -> Iterator[Any]:
+    """Run an established session, which begins with an empty Adj-RIB-Out.
+
+    ExaBGP begins by sending what was announced in the session before, before the agent can say what still holds.
+    """
+    peer.neighbor.rib.outgoing.clear()
+    yield from original(peer)
+
+
+def peer_connect(original: Any, peer: Any) -> Iterator[Any]:
+    """Connect within the peer's ConnectRetryTime, or give up and begin anew.
+
+    Left to itself the kernel sends its next SYN later and later, up to a minute after the last.
+    """
+    give_up = time.monotonic() + connect_retry_s(peer)
+    for action in original(peer):
+        yield action
+        if peer.proto is None and time.monotonic() > give_up:
+            raise NetworkError("no answer")
+
+
+def peer_reset(original: Any, peer: Any, message: str = "", error: Any = "") -> None:
+    """End a session or an attempt: tell the API why, and try again within the ConnectRetryTime.
+
+    ExaBGP keeps the reason to its debug log, says nothing of attempts that fail before TCP is up, and lets the
+    time between attempts grow to a minute.
+    """
+    reason = f"{message}: {error}" if isinstance(error, NetworkError | Notify) else message
+    if peer.fsm in (FSM.IDLE, FSM.ACTIVE) and peer.neighbor.api["neighbor-changes"]:
+        peer.reactor.processes.down(peer.neighbor, reason)
+    original(peer, reason, error)
+    peer._delay._next = min(peer._delay._next, connect_retry_s(peer))
+
+
+def peer_stop(original: Any, peer: Any, message: str) -> None:
+    """End a session for good with a Cease, so that a peer with graceful restart keeps nothing of ours.
+
+    ExaBGP just closes the connection of a peer that was removed, and every connection on SIGTERM. For a peer
+    with graceful restart (RFC 4724 section 4.2) that is a restart: it would go on using our routes.
+    """
+    if peer.proto and peer.fsm == FSM.ESTABLISHED:
+        subcode = _PEER_DECONFIGURED if message == "removed" else _ADMINISTRATIVE_SHUTDOWN
+        with contextlib.suppress(NetworkError, OSError):
+            for _ in zip(range(3), peer.proto.new_notification(Notify(_CEASE, subcode)), strict=False):
+                pass
+            # Closing with unread data makes TCP send a reset that overtakes the NOTIFICATION.
+            while peer.proto.connection.io.recv(65536):
+                pass
+    original(peer, message)
+
+
+def mend(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    """Put `replacement` in the place of a method, which it gets as its first argument."""
+    original = getattr(owner, name)
+
+    def mended(*args: Any, **kwargs: Any) -> Any:
+        return replacement(original, *args, **kwargs)
+
+    setattr(owner, name, mended)
+
+
+def mend_all() -> None:
+    """Apply every mend. AttributeError where this ExaBGP is built in another way."""
+    mend(Reactor, "__init__", reactor_init)
+    mend(Reactor, "_pending_adjribout", reactor_pending_adjribout)
+    mend(Reactor, "_listen_for_neighbors", reactor_listen)
+    mend(OutgoingRIB, "_update_rib", rib_update)
+    mend(ASYNC, "run", asynchronous_run)
+    mend(Outgoing, "establish", outgoing_establish)
+    mend(Peer, "_connect", peer_connect)
+    mend(Peer, "_main", peer_main)
+    mend(Peer, "_reset", peer_reset)
+    mend(Peer, "_stop", peer_stop)
+
+
+def main(agent_pid: int, configuration: str) -> None:
+    """Run the server until it is told to stop."""
+    if os.getppid() != agent_pid:
+        sys.exit("the agent is gone")
+    mend_all()
+    log.init(getenv())
+    Attribute.caching = True
+    sys.exit(Reactor(Configuration([configuration])).run())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
