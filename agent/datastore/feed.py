@@ -23,6 +23,7 @@ class Feed:
         self._problems: dict[str, tuple[Problem, ...]] = {}
         self._full_lists = 0
         self._is_closed = False
+        self._error: Exception | None = None
         self._wake = asyncio.Event()
 
     @property
@@ -49,18 +50,21 @@ class Feed:
         """Replace the problems of one source: a file, a watch."""
         wanted = tuple(problems)
         if wanted != self._problems.get(source, ()):
-            self._problems[source] = wanted
+            self._problems[source] = wanted  # an empty one stays: sources are few
             self._wake.set()
 
-    def close(self) -> None:
-        """End `batches`, even where something is left to tell."""
+    def close(self, error: Exception | None = None) -> None:
+        """End `batches`, even where something is left to tell; with an error, by raising it there."""
         self._is_closed = True
+        self._error = error
         self._wake.set()
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Hand out what has gathered, whenever something has, until closed."""
         while True:
             await self._wake.wait()
+            if self._error is not None:
+                raise self._error
             if self._is_closed:
                 return
             self._wake.clear()
