@@ -1,0 +1,209 @@
+"""Routes on the wire (linux/rtnetlink.h): what we write, and what dumps, lookups and notifications say.
+
+Everything we write has our protocol and metric and stands in the main table. A route leads to a nexthop group by
+its id, or holds its hops itself (RTA_MULTIPATH) where the kernel has no nexthop objects, or is a blackhole.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from felix.netlink import ATTRIBUTE, U32, Flag, attribute, attributes, message
+from felix.nexthops import family_of_hop
+from felix.route import METRIC, PROTOCOL, Kind, NextHop
+from felix.routetable import BLACKHOLE, UNKNOWN
+from inet.prefix import Family, Prefix
+
+NEWROUTE: Final = 24
+DELROUTE: Final = 25
+GETROUTE: Final = 26
+
+MAIN_TABLE: Final = 254
+_SCOPE_NOWHERE: Final = 255  # in a deletion: whatever the scope
+
+_DST: Final = 1
+_OIF: Final = 4
+_GATEWAY: Final = 5
+_PRIORITY: Final = 6
+_PREFSRC: Final = 7
+_MULTIPATH: Final = 9
+_TABLE: Final = 15
+_VIA: Final = 18
+_NH_ID: Final = 30
+
+_HOP_DEAD: Final = 0x01  # RTNH_F_DEAD
+_HOP_ONLINK: Final = 0x04  # RTNH_F_ONLINK
+_HOP_LINKDOWN: Final = 0x10  # RTNH_F_LINKDOWN
+CLONED: Final = 0x200  # RTM_F_CLONED
+FIB_MATCH: Final = 0x2000  # RTM_F_FIB_MATCH
+
+RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_RTNEXTHOP: Final = struct.Struct("=HBBi")  # length, flags, weight - 1, ifindex
+_U16: Final = struct.Struct("=H")
+
+_REPLACE: Final = Flag.REQUEST | Flag.REPLACE
+_CREATE: Final = Flag.REQUEST | Flag.CREATE | Flag.EXCL
+_FAMILY: Final = {4: Family.IPV4, 16: Family.IPV6}
+
+# A route by group id is one struct: a hundred thousand of them are packed in a tenth of a second.
+_BY_GROUP: Final = {
+    4: struct.Struct("=IHHII BBBBBBBBI HH4s HHI HHI"),
+    16: struct.Struct("=IHHII BBBBBBBBI HH16s HHI HHI"),
+}
+
+
+def put_by_group(destination: Prefix, group: int, *, is_new: bool) -> bytes:
+    """Build the message that adds a route, or replaces ours, so that it leads to a nexthop group."""
+    packed, length = destination
+    size = len(packed)
+    layout = _BY_GROUP[size]
+    return layout.pack(
+        *(layout.size, NEWROUTE, _CREATE if is_new else _REPLACE, 0, 0),
+        *(_FAMILY[size], length, 0, 0, MAIN_TABLE, PROTOCOL, 0, Kind.UNICAST, 0),
+        *(4 + size, _DST, packed, 8, _PRIORITY, METRIC, 8, _NH_ID, group),
+    )
+
+
+def put_by_hops(destination: Prefix, hops: Sequence[NextHop], *, is_new: bool) -> bytes:
+    """Build the message that adds a route, or replaces ours, with its hops inside."""
+    if len(hops) == 1:  # IPv6 takes a hop without gateway in this form alone
+        (hop,) = hops
+        where = attribute(_OIF, U32.pack(hop.interface)) + _pack_gateway(hop, destination)
+        return _put(destination, Kind.UNICAST, where, is_new=is_new, flags=_HOP_ONLINK if hop.onlink else 0)
+    paths = b""
+    for hop in hops:
+        gateway = _pack_gateway(hop, destination)
+        flags = _HOP_ONLINK if hop.onlink else 0
+        paths += _RTNEXTHOP.pack(_RTNEXTHOP.size + len(gateway), flags, 0, hop.interface) + gateway
+    return _put(destination, Kind.UNICAST, attribute(_MULTIPATH, paths), is_new=is_new)
+
+
+def put_blackhole(destination: Prefix, *, is_new: bool) -> bytes:
+    """Build the message that adds a blackhole, or turns our route into one."""
+    return _put(destination, Kind.BLACKHOLE, b"", is_new=is_new)
+
+
+def delete(destination: Prefix) -> bytes:
+    """Build the message that deletes our route, and nobody else's, to a destination."""
+    return message(DELROUTE, 0, _body(destination, 0, scope=_SCOPE_NOWHERE))
+
+
+def _put(destination: Prefix, kind: Kind, where: bytes, *, is_new: bool, flags: int = 0) -> bytes:
+    return message(NEWROUTE, _CREATE if is_new else _REPLACE, _body(destination, kind, flags=flags) + where)
+
+
+def _body(destination: Prefix, kind: int, *, scope: int = 0, flags: int = 0) -> bytes:
+    return (
+        RTMSG.pack(destination.family, destination.length, 0, 0, MAIN_TABLE, PROTOCOL, scope, kind, flags)
+        + attribute(_DST, destination.packed)
+        + attribute(_PRIORITY, U32.pack(METRIC))
+    )
+
+
+def _pack_gateway(hop: NextHop, destination: Prefix) -> bytes:
+    if hop.gateway and len(hop.gateway) != len(destination.packed):  # IPv4 through an IPv6 gateway (RFC 8950)
+        return attribute(_VIA, _U16.pack(family_of_hop(hop, destination.family)) + hop.gateway)
+    return attribute(_GATEWAY, hop.gateway) if hop.gateway else b""
+
+
+def dump(family: Family, *, protocol: int = 0) -> bytes:
+    """Build the message that dumps the main table, of one protocol or (0) of all."""
+    body = RTMSG.pack(family, 0, 0, 0, MAIN_TABLE, protocol, 0, 0, 0) + attribute(_TABLE, U32.pack(MAIN_TABLE))
+    return message(GETROUTE, 0, body)
+
+
+def lookup(address: bytes, interface: int = 0, *, fib_match: bool) -> bytes:
+    """Build the question how packets to an address leave: with `fib_match` the route, else the path of a packet."""
+    family = Family.IPV4 if len(address) == 4 else Family.IPV6
+    flags = FIB_MATCH if fib_match else 0
+    body = RTMSG.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(_DST, address)
+    if interface:
+        body += attribute(_OIF, U32.pack(interface))
+    return message(GETROUTE, 0, body)
+
+
+class KernelRoute(NamedTuple):
+    """A route, anyone's. `hops` without those that are dead; `group` is a nexthop object's id or 0."""
+
+    destination: Prefix
+    table: int
+    protocol: int
+    kind: int  # rtm_type
+    flags: int
+    metric: int
+    group: int
+    hops: tuple[NextHop, ...]
+    preferred_source: bytes
+
+
+def parse(data: bytes, start: int, end: int) -> KernelRoute:
+    """Read a route of a dump, an answer or a notification."""
+    family, length, _, _, table, protocol, _scope, kind, flags = RTMSG.unpack_from(data, start)
+    found = dict(attributes(data, start + RTMSG.size, end))
+    destination = Prefix(found.get(_DST, bytes(4 if family == socket.AF_INET else 16)), length)
+    hops: list[NextHop] = []
+    if (paths := found.get(_MULTIPATH)) is not None:
+        hops = _parse_multipath(paths)
+    elif _OIF in found and not flags & (_HOP_DEAD | _HOP_LINKDOWN):
+        (interface,) = U32.unpack(found[_OIF])
+        hops = [NextHop(_gateway(found), interface, bool(flags & _HOP_ONLINK))]
+    return KernelRoute(
+        destination,
+        U32.unpack(found[_TABLE])[0] if _TABLE in found else table,
+        protocol,
+        kind,
+        flags,
+        U32.unpack(found[_PRIORITY])[0] if _PRIORITY in found else 0,
+        U32.unpack(found[_NH_ID])[0] if _NH_ID in found else 0,
+        tuple(sorted(hops)),
+        found.get(_PREFSRC, b""),
+    )
+
+
+def parse_own(data: bytes, start: int, end: int) -> tuple[Prefix, int] | None:
+    """Read one of our routes and its group's id, BLACKHOLE or UNKNOWN; None for anyone else's.
+
+    This is `parse` for the ten thousands of routes of a dump.
+    """
+    family, length, _, tos, table, protocol, _, kind, _ = RTMSG.unpack_from(data, start)
+    if protocol != PROTOCOL or table != MAIN_TABLE or tos:
+        return None
+    packed = b""
+    metric = group = 0
+    offset = start + RTMSG.size
+    while offset < end:
+        size, attribute_kind = ATTRIBUTE.unpack_from(data, offset)
+        if attribute_kind == _DST:
+            packed = data[offset + 4 : offset + size]
+        elif attribute_kind == _PRIORITY:
+            (metric,) = U32.unpack_from(data, offset + 4)
+        elif attribute_kind == _NH_ID:
+            (group,) = U32.unpack_from(data, offset + 4)
+        offset += (size + 3) & ~3
+    if metric != METRIC:
+        return None
+    destination = Prefix(packed or bytes(4 if family == socket.AF_INET else 16), length)
+    return destination, BLACKHOLE if kind == Kind.BLACKHOLE else group or UNKNOWN
+
+
+def _parse_multipath(paths: bytes) -> list[NextHop]:
+    hops: list[NextHop] = []
+    offset = 0
+    while offset + _RTNEXTHOP.size <= len(paths):
+        length, flags, _weight, interface = _RTNEXTHOP.unpack_from(paths, offset)
+        if length < _RTNEXTHOP.size:
+            break
+        if not flags & (_HOP_DEAD | _HOP_LINKDOWN):
+            found = dict(attributes(paths, offset + _RTNEXTHOP.size, offset + length))
+            hops.append(NextHop(_gateway(found), interface, bool(flags & _HOP_ONLINK)))
+        offset += (length + 3) & ~3
+    return hops
+
+
+def _gateway(found: dict[int, bytes]) -> bytes:
+    if _VIA in found:
+        return found[_VIA][2:]
+    return found.get(_GATEWAY, b"")

@@ -1,0 +1,128 @@
+"""A node in a network namespace of its own: two links to a second namespace, addressed in both families."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import if_nametoindex
+
+from felix.route import NextHop
+from inet.prefix import Family, parse_address
+
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_NUMBERS = itertools.count()
+
+WHY_NOT = "" if os.geteuid() == 0 and Path("/run/netns").parent.exists() else "needs root and ip (iproute2)"
+
+
+def _run(*arguments: str) -> str:
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def _enter(fd: int) -> None:
+    if _LIBC.setns(fd, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@contextmanager
+def entered(name: str) -> Iterator[None]:
+    """Let this thread live in a namespace for a while."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    try:
+        _enter(there)
+        yield
+    finally:
+        _enter(home)
+        os.close(there)
+        os.close(home)
+
+
+class Node:
+    """The inside of the namespace `name`: links a0 and a1, whose other ends b0 and b1 are in `peer`."""
+
+    def __init__(self) -> None:
+        number = next(_NUMBERS)
+        self.name = f"tfelix{os.getpid()}n{number}"
+        self.peer = f"tfelix{os.getpid()}p{number}"
+
+    def build(self) -> None:
+        _run("ip", "netns", "add", self.name)
+        _run("ip", "netns", "add", self.peer)
+        with entered(self.name):
+            for entry in ("ipv4/nexthop_compat_mode=0", "ipv6/conf/default/keep_addr_on_down=1"):
+                path, value = entry.split("=")
+                Path("/proc/sys/net", path).write_text(value, encoding="ascii")
+        self.ip("link set lo up")
+        for i in range(2):
+            # Distinct ifindexes at both ends: with equal ones the kernel may report a lost carrier a second late.
+            self.ip(f"link add a{i} index {10 + i} type veth peer name b{i} index {20 + i} netns {self.peer}")
+            self.ip(f"link set a{i} up")
+            self.peer_ip(f"link set b{i} up")
+            self.ip(f"addr add 10.0.{i}.1/24 dev a{i}")
+            self.ip(f"addr add fd00:{i + 1}::1/64 dev a{i} nodad")
+
+    def destroy(self) -> None:
+        for name in (self.name, self.peer):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+    def ip(self, command: str) -> str:
+        return _run("ip", "-n", self.name, *command.split())
+
+    def peer_ip(self, command: str) -> str:
+        return _run("ip", "-n", self.peer, *command.split())
+
+    def routes(self) -> str:
+        return self.ip("route show proto 97") + self.ip("-6 route show proto 97")
+
+    def hop(self, family: Family, i: int, last: int = 2) -> NextHop:
+        """Return a next hop on link `i`: an address that need not exist."""
+        text = f"10.0.{i}.{last}" if family is Family.IPV4 else f"fd00:{i + 1}::{last}"
+        return NextHop(parse_address(text).packed, self.interface(i))
+
+    def interface(self, i: int) -> int:
+        return if_nametoindex(f"a{i}")
+
+    @contextmanager
+    def monitored(self) -> Iterator[list[str]]:
+        """Collect what `ip monitor` says of our routes and nexthops meanwhile, in both families: lines, at the end."""
+        lines: list[str] = []
+        command = ["ip", "-n", self.name, "monitor", "route", "nexthop"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        output = process.stdout.fileno()
+        try:
+            # Marks are made until ip reports one and so must be listening; once it reports another, nothing is to come.
+            _read_until(
+                output, "203.0.113.1", lambda: self.ip(f"route add blackhole 203.0.113.1 metric {next(_NUMBERS) + 1}")
+            )
+            yield lines
+            told = _read_until(
+                output, "203.0.113.2", lambda: self.ip(f"route add blackhole 203.0.113.2 metric {next(_NUMBERS) + 1}")
+            )
+            lines += [line for line in told.splitlines() if "proto 97" in line]
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+
+def _read_until(output: int, mark: str, nudge: Callable[[], object]) -> str:
+    told = ""
+    deadline = time.monotonic() + 10
+    while mark not in told:
+        assert time.monotonic() < deadline, f"no {mark} in {told!r}"
+        nudge()
+        while select.select([output], [], [], 0.05)[0]:
+            told += os.read(output, 65536).decode()
+    return told
