@@ -19,7 +19,6 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # a
 from agent.datastore import Batch, DatastoreHealth
 from agent.datastore.feed import Feed
 from agent.datastore.manifest_directory import ManifestDirectory, View
-
 from agent.objects.kinds import Keyed
 from agent.objects.model import Key
 from agent.objects.problem import Problem
@@ -28,7 +27,7 @@ RESCAN_S: Final = 10.0
 RETRY_S: Final = 1.0
 
 _QUIET_MS: Final = 100
-"""A burst of changes is over after so long without one; also how often the watching thread wakes up (0.05 % of a core)."""
+"""A burst of changes is over after so long without one. The watching thread wakes up as often: 0.05 % of a core."""
 _BURST_MS: Final = 300
 """A burst that does not end is looked at after so long."""
 

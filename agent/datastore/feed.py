@@ -49,9 +49,12 @@ class Feed:
     def set_problems(self, source: str, problems: Iterable[Problem]) -> None:
         """Replace the problems of one source: a file, a watch."""
         wanted = tuple(problems)
-        if wanted != self._problems.get(source, ()):
-            self._problems[source] = wanted  # an empty one stays: sources are few
-            self._wake.set()
+        if wanted == self._problems.get(source, ()):
+            return
+        self._problems.pop(source, None)
+        if wanted:
+            self._problems[source] = wanted
+        self._wake.set()
 
     def close(self, error: Exception | None = None) -> None:
         """End `batches`, even where something is left to tell; with an error, by raising it there."""

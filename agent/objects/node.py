@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from agent.objects.model import KubernetesModel, KubernetesObject
-from agent.objects.scalars import CIDR, read_address
+from agent.objects.scalars import CIDR, NOUN, read_address
 from inet.prefix import IPAddress, Prefix
 
 INTERNAL_IP = "InternalIP"
@@ -33,7 +33,9 @@ class NodeAddress(KubernetesModel):
     """One address or name of the node."""
 
     type: str = Field(description="`InternalIP` is what sessions use; others are skipped.")
-    address: IPAddress | str = Field(description="An IP address, or a host name where the type says so.")
+    address: Annotated[IPAddress | str, WithJsonSchema({"type": "string", NOUN: "IP address or host name"})] = Field(
+        description="An IP address, or a host name where the type says so."
+    )
 
     @field_validator("address", mode="plain")
     @classmethod

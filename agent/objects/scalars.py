@@ -100,11 +100,11 @@ PeerASN: TypeAlias = Annotated[
     WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": LARGEST_ASN},
-                {"type": "string", "enum": ["Internal", "External"]},
-            ],
-            NOUN: f"AS number (1 to {LARGEST_ASN}), `Internal` or `External`",
+            "anyOf": [{"type": "integer"}, {"type": "string"}],  # the one form the API server takes
+            "minimum": 1,
+            "maximum": LARGEST_ASN,
+            "pattern": "^(Internal|External)$",
+            NOUN: "AS number, `Internal` or `External`",
         }
     ),
 ]
