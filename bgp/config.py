@@ -90,7 +90,6 @@ class Peering:
     allow_own_asn: int = 0
     accept: tuple[PrefixRange, ...] = ()
     max_prefixes: int | None = None
-    is_passive: bool = False
     shutdown: str | None = None  # a message: administratively down
     created: str = ""
 

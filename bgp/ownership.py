@@ -7,62 +7,66 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from bgp.config import Node
 from inet.prefix import IPAddress, Prefix
+from inet.prefix_map import PrefixMap
+
+_SENIOR: Final = "older or first by name"
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A claim that was refused. `what` is a pod CIDR or an address of `loser`."""
+    """A pod CIDR or address that a node does not get, and why."""
 
-    loser: str
+    node: str
     field: str
-    what: str
-    winner: str
-    theirs: str
-
-    def __str__(self) -> str:
-        return f"{self.what} overlaps {self.theirs} of Node {self.winner}, which is older or first by name"
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Pod CIDRs and addresses by owner, without the refused ones."""
+    """Pod CIDRs and addresses by owner, without the refused ones. No two of the pod CIDRs overlap."""
 
-    pod_cidrs: Mapping[Prefix, str]
+    pod_cidrs: PrefixMap[str]
+    by_node: Mapping[str, tuple[Prefix, ...]]
     addresses: Mapping[IPAddress, str]
     conflicts: tuple[Conflict, ...]
 
     def pod_cidrs_of(self, node: str) -> tuple[Prefix, ...]:
         """Return what a node may announce."""
-        return tuple(prefix for prefix, owner in self.pod_cidrs.items() if owner == node)
-
-    def pod_cidrs_of_others(self, node: str) -> dict[Prefix, str]:
-        """Return what every other node may announce."""
-        return {prefix: owner for prefix, owner in self.pod_cidrs.items() if owner != node}
+        return self.by_node.get(node, ())
 
 
 def settle(nodes: Iterable[Node]) -> Ownership:
     """Decide who owns what. Nodes come in any order; the outcome is the same."""
     pod_cidrs: dict[Prefix, str] = {}
+    by_node: dict[str, tuple[Prefix, ...]] = {}
     addresses: dict[IPAddress, str] = {}
     conflicts: list[Conflict] = []
     by_age = sorted(nodes, key=lambda node: (node.created, node.name))
     claimed = _Claimed(prefix for node in by_age for prefix in node.pod_cidrs)
     for node in by_age:
-        for prefix in node.pod_cidrs:
+        # The widest first: a CIDR inside another of the same node adds nothing to it.
+        for prefix in sorted(node.pod_cidrs, key=lambda prefix: prefix.length):
+            if prefix.is_default:
+                conflicts.append(Conflict(node.name, "spec.podCIDRs", f"{prefix} is everything, not a pod CIDR"))
+                continue
             rival = claimed.rival(prefix)
             if rival is None:
-                pod_cidrs[prefix] = node.name
                 claimed.add(prefix)
+                pod_cidrs[prefix] = node.name
+                by_node[node.name] = (*by_node.get(node.name, ()), prefix)
             elif pod_cidrs[rival] != node.name:
-                conflicts.append(Conflict(node.name, "spec.podCIDRs", str(prefix), pod_cidrs[rival], str(rival)))
+                reason = f"{prefix} overlaps {rival} of Node {pod_cidrs[rival]}, which is {_SENIOR}"
+                conflicts.append(Conflict(node.name, "spec.podCIDRs", reason))
         for address in node.addresses:
             owner = addresses.setdefault(address, node.name)
             if owner != node.name:
-                conflicts.append(Conflict(node.name, "status.addresses", str(address), owner, str(address)))
-    return Ownership(pod_cidrs, addresses, tuple(conflicts))
+                reason = f"{address} is an address of Node {owner}, too, which is {_SENIOR}"
+                conflicts.append(Conflict(node.name, "status.addresses", reason))
+    return Ownership(PrefixMap(pod_cidrs), by_node, addresses, tuple(conflicts))
 
 
 class _Claimed:
@@ -73,24 +77,19 @@ class _Claimed:
         for prefix in expected:
             self._lengths.setdefault(len(prefix.packed), set()).add(prefix.length)
         self._prefixes: set[Prefix] = set()
-        self._inside: dict[Prefix, Prefix] = {}  # a shorter prefix -> one claimed inside it
+        self._inside: dict[Prefix, Prefix] = {}  # a prefix that could be claimed -> one claimed in it
 
     def rival(self, prefix: Prefix) -> Prefix | None:
-        for shorter in self._ancestors(prefix):
-            if shorter in self._prefixes:
-                return shorter
-        return self._inside.get(prefix)
+        around = next((each for each in self._around(prefix) if each in self._prefixes), None)
+        return around or self._inside.get(prefix)
 
     def add(self, prefix: Prefix) -> None:
         self._prefixes.add(prefix)
-        for shorter in self._ancestors(prefix):
-            self._inside.setdefault(shorter, prefix)
+        for each in self._around(prefix):
+            self._inside.setdefault(each, prefix)
 
-    def _ancestors(self, prefix: Prefix) -> Iterable[Prefix]:
+    def _around(self, prefix: Prefix) -> Iterable[Prefix]:
         """Yield the prefix and every shorter one around it, of the lengths in use."""
-        size = len(prefix.packed)
-        value = int.from_bytes(prefix.packed)
-        for length in self._lengths[size]:
+        for length in self._lengths[len(prefix.packed)]:
             if length <= prefix.length:
-                shift = size * 8 - length
-                yield Prefix((value >> shift << shift).to_bytes(size), length)
+                yield prefix.shortened(length)

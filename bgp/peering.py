@@ -72,7 +72,9 @@ def router_id(node: Node) -> IPv4Address:
     address = node.address(Family.IPV4)
     if isinstance(address, IPv4Address):
         return address
-    return IPv4Address(hashlib.sha256(node.name.encode()).digest()[:4] or 1)
+    # From 1.0.0.0 to 223.255.255.255: FRR ends a session whose identifier is of class D or E.
+    number = int.from_bytes(hashlib.sha256(node.name.encode()).digest()[:8])
+    return IPv4Address((1 << 24) + number % (223 << 24))
 
 
 class _Planner:
@@ -83,15 +85,22 @@ class _Planner:
         self._ownership = settle(config.nodes.values())
         self._router_id = router_id(node)
         self._own_prefixes = self._ownership.pod_cidrs_of(node.name)
-        self._others = self._ownership.pod_cidrs_of_others(node.name)
+        sources = [each.source_address for each in config.peerings if each.source_address and node.name in each.nodes]
+        self._own_addresses = frozenset((*node.addresses, *local_addresses.values(), *sources))
+        self._cluster = ranges_within((*(config.pod_cidrs or ()), *config.service_cidrs)) + config.accept
+        self._mesh = Peering("", frozenset(), password=config.mesh_password)
         self._sessions: dict[PeerKey, PlannedSession] = {}
-        self._complaints: list[Complaint] = []
+        self._complaints: dict[Complaint, None] = {}
 
     def plan(self) -> Plan:
         for conflict in self._ownership.conflicts:
             self._complain(
-                "Node", conflict.loser, conflict.field, str(conflict), "It is neither announced nor believed."
+                "Node", conflict.node, conflict.field, conflict.reason, "It is neither announced nor believed."
             )
+        for prefix in self._own_prefixes:
+            if self._node.address(prefix.family) is None:
+                reason = f"no InternalIP of family {prefix.family.label}, but a pod CIDR {prefix}"
+                self._complain("Node", self._node.name, "status.addresses", reason, "Other nodes do not learn it.")
         # BGPPeers before the mesh: what somebody wrote beats what follows by itself.
         for peering in sorted(self._config.peerings, key=lambda peering: (peering.created, peering.name)):
             if peering.address is not None:
@@ -100,16 +109,12 @@ class _Planner:
             else:
                 self._peer_by_nodes(peering)
         if self._config.mesh_enabled:
-            self._mesh()
+            for other in self._config.nodes.values():
+                if other.name != self._node.name:
+                    self._peer_with_node(self._mesh, other)
         return Plan(self._node, self._ownership, self._sessions, tuple(self._complaints))
 
     # Where sessions come from
-
-    def _mesh(self) -> None:
-        mesh = Peering("", frozenset(), password=self._config.mesh_password)
-        for other in self._config.nodes.values():
-            if other.name != self._node.name:
-                self._peer_with_node(mesh, other, f"mesh/{other.name}", is_explicit=False)
 
     def _peer_by_nodes(self, peering: Peering) -> None:
         """A peering between two choices of nodes is one of both sides, whichever was written first."""
@@ -120,32 +125,45 @@ class _Planner:
             others |= peering.nodes
         for name in sorted(others - {self._node.name}):
             if (other := self._config.nodes.get(name)) is not None:
-                self._peer_with_node(peering, other, peering.label, is_explicit=True)
+                self._peer_with_node(peering, other)
 
-    def _peer_with_node(self, peering: Peering, other: Node, origin: str, *, is_explicit: bool) -> None:
+    def _peer_with_node(self, peering: Peering, other: Node) -> None:
         """One session for each family in which both have an address, carrying that family."""
-        families = peering.families or (self._node.families | other.families) or frozenset(Family)
-        for family in sorted(families):
-            local, remote = self._node.address(family), other.address(family)
+        if self._node.name in peering.nodes:
+            self._check_asn(peering, other)
+        families = sorted(peering.families or (self._node.families | other.families) or Family)
+        links = [(self._node.address(family), other.address(family), family) for family in families]
+        if not any(local and remote for local, remote, _ in links):
+            words = " or ".join(family.label for family in families)
+            reason = f"no InternalIP of {words} where Node {self._node.name} has one"
+            self._complain("Node", other.name, "status.addresses", reason, "There is no session between the two.")
+        for local, remote, family in links:
             if local is None or remote is None or self._ownership.addresses.get(remote) != other.name:
                 continue
+            if remote in self._node.addresses:
+                continue  # two Nodes with one address: the other one owns it
             if remote in self._sessions:
-                if is_explicit:
+                if peering is not self._mesh:
                     self._complain_taken(peering, "spec.peer.nodeSelector", remote)
                 continue
-            rules = self._rules(peering, None if other.is_transit else other.name)
-            asn = peering.asn if isinstance(peering.asn, int) else other.asn
             self._add(
                 peering,
                 remote,
-                origin=origin,
+                origin=f"mesh/{other.name}" if peering is self._mesh else peering.label,
                 local=local,
-                asn=asn,
+                asn=other.asn,
                 families=frozenset({family}),
-                rules=rules,
                 ttl=NODE_TTL,
-                peer_node=other.name,
+                peer_node=other,
             )
+
+    def _check_asn(self, peering: Peering, other: Node) -> None:
+        relation = RelativeAsn.INTERNAL if other.asn == self._node.asn else RelativeAsn.EXTERNAL
+        if peering.asn in (None, other.asn, relation):
+            return
+        said = peering.asn.value if isinstance(peering.asn, RelativeAsn) else peering.asn
+        reason = f"Node {other.name} has AS {other.asn} and this node AS {self._node.asn}: that is not {said}"
+        self._complain("BGPPeer", peering.name, "spec.peerASN", reason, "The Node's own AS is used.")
 
     def _peer_by_address(self, peering: Peering, address: IPAddress) -> None:
         if address in self._sessions:
@@ -156,44 +174,26 @@ class _Planner:
             return
         local = peering.source_address or self._local_addresses.get(address)
         if local is None:
-            self._complain(
-                "BGPPeer",
-                peering.name,
-                "spec.peer.address",
-                f"this node has no route to {address}",
-                "It is tried again.",
-            )
+            reason = f"this node has no route to {address}"
+            self._complain("BGPPeer", peering.name, "spec.peer.address", reason, "It is tried again.")
             return
         if family_of(local) is not family_of(address):
-            self._complain(
-                "BGPPeer",
-                peering.name,
-                "spec.sourceAddress",
-                f"{local} and the peer's {address} are of different families",
-                "The session is left out.",
-            )
+            reason = f"{local} and the peer's {address} are of different families"
+            self._complain("BGPPeer", peering.name, "spec.sourceAddress", reason, "The session is left out.")
             return
-        families = peering.families or self._node.families or frozenset({family_of(address)})
         if peering.asn is RelativeAsn.EXTERNAL:
-            self._complain(
-                "BGPPeer",
-                peering.name,
-                "spec.peerASN",
-                "External names no AS; a peer by address needs its number",
-                "The session is left out.",
-            )
+            reason = "External names no AS; a peer by address needs its number"
+            self._complain("BGPPeer", peering.name, "spec.peerASN", reason, "The session is left out.")
             return
         asn = peering.asn if isinstance(peering.asn, int) else self._node.asn
-        ttl = 1 if asn != self._node.asn else None
         self._add(
             peering,
             address,
             origin=peering.label,
             local=local,
             asn=asn,
-            families=families,
-            rules=self._rules(peering, None),
-            ttl=ttl,
+            families=peering.families or self._node.families or frozenset({family_of(address)}),
+            ttl=1 if asn != self._node.asn else None,
             peer_node=None,
         )
 
@@ -208,15 +208,15 @@ class _Planner:
         local: IPAddress,
         asn: int,
         families: frozenset[Family],
-        rules: ImportRules,
         ttl: int | None,
-        peer_node: str | None,
+        peer_node: Node | None,
     ) -> None:
         next_hops = self._own_next_hops(local)
-        password, hindrance = self._password(peering, origin)
+        password, hindrance = self._password(peering)
         if peering.shutdown is not None:
             hindrance = "administratively down" + (f": {peering.shutdown}" if peering.shutdown else "")
-        if not families & next_hops.keys():
+        carried = families & next_hops.keys()
+        if not carried:
             hindrance = hindrance or "this node has no address to be a next hop with"
         timers = peering.timers or self._config.timers
         if peering.multihop_ttl is not None:
@@ -230,7 +230,7 @@ class _Planner:
             local_asn=self._node.asn,
             peer_asn=asn,
             router_id=self._router_id,
-            families=families & next_hops.keys() or families,
+            families=carried or families,
             hold_time_s=timers.hold_time_s,
             keepalive_time_s=timers.keepalive_time_s,
             connect_retry_time_s=timers.connect_retry_time_s,
@@ -240,10 +240,16 @@ class _Planner:
             graceful_restart_time_s=self._config.graceful_restart_time_s,
             ttl=ttl,
             minimum_ttl=minimum_ttl,
-            is_passive=peering.is_passive,
             origin=origin,
         )
-        self._sessions[address] = PlannedSession(session, rules, peering.next_hop, next_hops, hindrance, peer_node)
+        self._sessions[address] = PlannedSession(
+            session,
+            self._rules(peering, peer_node),
+            peering.next_hop,
+            next_hops,
+            hindrance,
+            peer_node.name if peer_node else None,
+        )
 
     def _own_next_hops(self, local: IPAddress) -> dict[Family, IPAddress]:
         """Return the session's own address for its family, the node's address for the other."""
@@ -251,26 +257,27 @@ class _Planner:
         hops[family_of(local)] = local
         return hops
 
-    def _rules(self, peering: Peering, peer_node: str | None) -> ImportRules:
-        config = self._config
-        if peer_node is not None:
-            accept = ranges_within(self._ownership.pod_cidrs_of(peer_node))
+    def _rules(self, peering: Peering, peer_node: Node | None) -> ImportRules:
+        """Believe a node for its own pod CIDRs, unless it is a transit node; anybody else for the whole cluster's."""
+        if peer_node is None or peer_node.is_transit:
+            accept, accepts_pod_cidrs, itself = self._cluster, self._config.pod_cidrs is None, None
         else:
-            cluster = config.pod_cidrs if config.pod_cidrs is not None else tuple(self._ownership.pod_cidrs)
-            accept = ranges_within((*cluster, *config.service_cidrs)) + config.accept + peering.accept
+            accept = ranges_within(self._ownership.pod_cidrs_of(peer_node.name))
+            accepts_pod_cidrs, itself = False, peer_node.name
         return ImportRules(
             own_asn=self._node.asn,
             own_router_id=self._router_id,
-            own_addresses=frozenset(self._node.addresses),
+            own_addresses=self._own_addresses,
             own_prefixes=self._own_prefixes,
-            accept=accept,
-            owners=self._others,
-            peer_node=peer_node,
+            accept=accept + peering.accept,
+            owners=self._ownership.pod_cidrs,
+            accepts_pod_cidrs=accepts_pod_cidrs,
+            peer_node=itself,
             allow_own_asn=peering.allow_own_asn,
-            max_prefixes=peering.max_prefixes or config.max_prefixes,
+            max_prefixes=peering.max_prefixes or self._config.max_prefixes,
         )
 
-    def _password(self, peering: Peering, origin: str) -> tuple[Secret | None, str]:
+    def _password(self, peering: Peering) -> tuple[Secret | None, str]:
         """Return the password, or why the session must wait for it. Never an empty password."""
         key = peering.password
         if key is None:
@@ -284,13 +291,11 @@ class _Planner:
             reason = f'Secret {key.name} has no key "{key.key}"'
         else:
             reason = f'Secret {key.name} has an empty key "{key.key}"'
-        kind, _, name = origin.partition("/")
-        if kind == "BGPPeer":
-            self._complain(kind, name, "spec.passwordSecretRef", reason, "The session stays down.")
+        if peering is self._mesh:
+            field = "spec.nodeMesh.passwordSecretRef"
+            self._complain("BGPConfiguration", "default", field, reason, "The mesh stays down.")
         else:
-            self._complain(
-                "BGPConfiguration", "default", "spec.nodeMesh.passwordSecretRef", reason, "The mesh stays down."
-            )
+            self._complain("BGPPeer", peering.name, "spec.passwordSecretRef", reason, "The session stays down.")
         return None, reason
 
     def _complain_taken(self, peering: Peering, field: str, address: IPAddress) -> None:
@@ -299,6 +304,4 @@ class _Planner:
         self._complain("BGPPeer", peering.name, field, reason, "This one is left out.")
 
     def _complain(self, kind: str, name: str, field: str, reason: str, consequence: str) -> None:
-        complaint = Complaint(kind, name, field, reason, consequence)
-        if complaint not in self._complaints:
-            self._complaints.append(complaint)
+        self._complaints[Complaint(kind, name, field, reason, consequence)] = None

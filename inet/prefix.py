@@ -46,14 +46,14 @@ class Prefix(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Prefix:
         """Read `10.42.0.0/24` or `fd42::/64`. Raises ValueError, naming what is wrong with the text."""
-        address, slash, length_text = text.partition("/")
+        address, _, length_text = text.partition("/")
         try:
             packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
             length = int(length_text)
         except (OSError, ValueError):
             raise ValueError(f"{text!r} is not a prefix such as 10.42.0.0/24 or fd42::/64") from None
         bits = len(packed) * 8
-        if not slash or not 0 <= length <= bits or not length_text.isdecimal():
+        if length > bits or str(length) != length_text or length < 0:
             raise ValueError(f"{text!r}: the length must be a number from 0 to {bits}")
         if int.from_bytes(packed) & ((1 << (bits - length)) - 1):
             raise ValueError(f"{text!r} has host bits set: the prefix is {ip_network(text, strict=False)}")
@@ -78,6 +78,11 @@ class Prefix(NamedTuple):
     def is_host(self) -> bool:
         """Whether this names a single address."""
         return self.length == len(self.packed) * 8
+
+    def shortened(self, length: int) -> Prefix:
+        """Return the prefix of `length` bits, at most as long as this one, that this one lies in."""
+        shift = len(self.packed) * 8 - length
+        return Prefix((int.from_bytes(self.packed) >> shift << shift).to_bytes(len(self.packed)), length)
 
     def contains(self, other: Prefix) -> bool:
         """Whether every address of `other` is in this prefix. Families never contain one another."""
