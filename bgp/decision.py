@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bgp.path import NextHopKey, Path
 
 Costs: TypeAlias = Mapping[NextHopKey, int]
 """Interior cost of each reachable next hop: 0 on the link, more behind a router (RFC 4271 section 9.1.2.1)."""
 
-Score: TypeAlias = Callable[[Path, Costs], int]
+Score: TypeAlias = Callable[[Path, Costs], Any]
+"""What a step ranks a path by; scores of one step compare with each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +65,14 @@ EQUALITY: Final[tuple[Step | MedStep, ...]] = (
     Step("external over internal", "RFC 4271 9.1.2.2 d", lambda path, _: path.source.is_internal),
     Step("nearer next hop", "RFC 4271 9.1.2.2 e", lambda path, costs: costs[path.next_hop]),
 )
-TIE_BREAK: Final[tuple[Step | MedStep, ...]] = (
+TIE_BREAK: Final[tuple[Step, ...]] = (
     Step(
         "lower router id",
         "RFC 4271 9.1.2.2 f, RFC 4456 9",
         lambda path, _: int(path.attributes.originator_id or path.source.router_id),
     ),
     Step("shorter cluster list", "RFC 4456 9", lambda path, _: len(path.attributes.cluster_list)),
-    Step(
-        "lower peer address", "RFC 4271 9.1.2.2 g", lambda path, _: (path.source.order[0] << 128) + path.source.order[1]
-    ),
+    Step("lower peer address", "RFC 4271 9.1.2.2 g", lambda path, _: path.source.order),
 )
 
 
@@ -91,32 +90,27 @@ class Choice:
 
 
 def choose(paths: Sequence[Path], *, costs: Costs, max_paths: int) -> Choice:
-    """Return the winner and its equals. `paths` must not be empty, and every next hop must have a cost."""
-    lost_to: dict[Path, str] = {}
-    equals = _climb(EQUALITY, list(paths), costs, lost_to)
-    deciding = list(lost_to.values())[-1] if lost_to else "only path"
-    equals.sort(key=lambda path: path.source.order)
+    """Return the winner and its equals, at most `max_paths` (at least 1) together.
 
-    ranking: dict[Path, str] = {}
-    best = _climb(TIE_BREAK, equals, costs, ranking)[0]
-    if len(equals) > 1 and deciding == "only path":
-        deciding = "equal: " + next(iter(reversed(ranking.values())))
-    multipath = equals
-    if len(equals) > max_paths:
-        # Who lost last in the tie-break stands closest to the winner.
-        order = [best, *reversed(list(ranking))]
-        multipath = sorted(order[:max_paths], key=lambda path: path.source.order)
-        lost_to.update((path, f"equal, but only {max_paths} paths may share the load") for path in order[max_paths:])
-    return Choice(best, tuple(multipath), deciding, lost_to)
-
-
-def _climb(ladder: Sequence[Step | MedStep], rivals: list[Path], costs: Costs, lost_to: dict[Path, str]) -> list[Path]:
-    """Walk the rungs until one rival is left or the ladder ends, noting who lost where."""
-    for step in ladder:
-        if len(rivals) == 1:
+    `paths` must not be empty, and every next hop must have a cost.
+    """
+    equals, lost_to = list(paths), dict[Path, str]()
+    reason = "only path"
+    for step in EQUALITY:
+        if len(equals) == 1:
             break
-        survivors = step.survivors(rivals, costs)
-        if len(survivors) != len(rivals):
-            lost_to.update((path, step.reason) for path in rivals if path not in survivors)
-            rivals = survivors
-    return rivals
+        survivors = step.survivors(equals, costs)
+        if len(survivors) != len(equals):
+            lost_to.update((path, step.reason) for path in equals if path not in survivors)
+            equals, reason = survivors, step.reason
+
+    ranking = sorted(equals, key=lambda path: [step.score(path, costs) for step in TIE_BREAK])
+    if len(ranking) > 1 and not lost_to:
+        reason = f"equal: {_what_tells_apart(ranking[0], ranking[1], costs)}"
+    lost_to.update((path, f"equal, but maxPaths is {max_paths}") for path in ranking[max_paths:])
+    multipath = sorted(ranking[:max_paths], key=lambda path: path.source.order)
+    return Choice(ranking[0], tuple(multipath), reason, lost_to)
+
+
+def _what_tells_apart(winner: Path, second: Path, costs: Costs) -> str:
+    return next(step.reason for step in TIE_BREAK if step.score(winner, costs) != step.score(second, costs))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, TypeAlias
 
 from inet.prefix import IPAddress
@@ -92,9 +92,10 @@ class Source:
     router_id: IPv4Address  # BGP Identifier of its OPEN
 
     @property
-    def order(self) -> tuple[int, int]:
-        """A total order over peers: family, then address (RFC 4271 section 9.1.2.2 g)."""
-        return (self.peer.version, int(self.peer))
+    def order(self) -> tuple[int, int, str]:
+        """A total order over peers: family, address, interface of a link-local one (RFC 4271 section 9.1.2.2 g)."""
+        scope = self.peer.scope_id if isinstance(self.peer, IPv6Address) else None
+        return (self.peer.version, int(self.peer), scope or "")
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

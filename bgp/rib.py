@@ -11,7 +11,7 @@ paths is made once and remembered, however many prefixes have that set. And pref
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from weakref import WeakValueDictionary
 
@@ -25,7 +25,12 @@ _MEMO_LIMIT = 8192
 
 @dataclass(slots=True)
 class AdjRibIn:
-    """What one peer said, accepted or not; `overflow` counts prefixes dropped beyond the maximum."""
+    """What one peer said, accepted or not.
+
+    `counts` has how many prefixes are received, `fresh` how many of them are not stale: those are limited by the
+    maximum, so that what a restarted peer says anew finds room beside what waits to be swept. `overflow` counts
+    announcements dropped beyond the maximum since the session came up.
+    """
 
     source: Source
     rules: ImportRules
@@ -33,6 +38,7 @@ class AdjRibIn:
     refused: dict[Prefix, str] = field(default_factory=dict)
     stale: set[Prefix] = field(default_factory=set)
     counts: dict[Family, int] = field(default_factory=lambda: dict.fromkeys(Family, 0))
+    fresh: dict[Family, int] = field(default_factory=lambda: dict.fromkeys(Family, 0))
     overflow: dict[Family, int] = field(default_factory=lambda: dict.fromkeys(Family, 0))
     paths: WeakValueDictionary[Attributes, Path] = field(default_factory=WeakValueDictionary)
 
@@ -75,7 +81,9 @@ class Rib:
         peer = self._peers.get(source.peer)
         if peer is None:
             self._peers[source.peer] = AdjRibIn(source, rules)
-        elif (peer.source, peer.rules) != (source, rules):
+            return
+        peer.overflow = dict.fromkeys(Family, 0)
+        if (peer.source, peer.rules) != (source, rules):
             # Another BGP Identifier or AS: its old words count as the new speaker's until they are swept.
             peer.source, peer.rules = source, rules
             self._retell(peer)
@@ -91,7 +99,6 @@ class Rib:
         by_path: dict[Path, list[Prefix]] = {}
         for prefix, path in entry.received.items():
             by_path.setdefault(path, []).append(prefix)
-        entry.paths.clear()
         for path, prefixes in by_path.items():
             self._judge(entry, self._path(entry, path.attributes), prefixes)
 
@@ -100,15 +107,18 @@ class Rib:
         entry = self._peers[peer]
         path = self._path(entry, attributes)
         received, stale = entry.received, entry.stale
-        fresh: dict[Prefix, None] = {}
+        changed: dict[Prefix, None] = {}
         for prefix in prefixes:
-            if stale:
-                stale.discard(prefix)
             known = received.get(prefix)
-            if known is path or prefix in fresh or (known is None and not self._has_room(entry, prefix)):
-                continue
-            fresh[prefix] = None
-        self._judge(entry, path, fresh)
+            if known is None or prefix in stale:
+                if prefix in changed:
+                    continue
+                if not _take_room(entry, prefix):
+                    continue  # if it is stale it stays so, and goes with the sweep
+                stale.discard(prefix)
+            if known is not path:
+                changed[prefix] = None
+        self._judge(entry, path, changed)
 
     def withdraw(self, peer: PeerKey, prefixes: Iterable[Prefix]) -> None:
         """An UPDATE withdrew prefixes; those never announced are ignored."""
@@ -119,8 +129,9 @@ class Rib:
     def mark_stale(self, peer: PeerKey, families: Iterable[Family]) -> None:
         """Keep what the peer said of these families until it is said again or swept (RFC 4724 section 4.2)."""
         if (entry := self._peers.get(peer)) is not None:
-            wanted = frozenset(families)
-            entry.stale.update(prefix for prefix in entry.received if prefix.family in wanted)
+            for family in frozenset(families):
+                entry.fresh[family] = 0
+                entry.stale.update(prefix for prefix in entry.received if prefix.family is family)
 
     def sweep(self, peer: PeerKey, families: Iterable[Family] = tuple(Family)) -> int:
         """Forget what is still stale of these families; returns how many prefixes that were."""
@@ -147,7 +158,7 @@ class Rib:
         return {path.next_hop for entry in self._peers.values() for path in entry.paths.values()}
 
     def take_unresolved(self) -> set[NextHopKey]:
-        """Next hops heard for the first time since the last call: resolve them and `set_reachability`."""
+        """Next hops of paths that are new since the last call: resolve them and `set_reachability`."""
         unresolved, self._unresolved = self._unresolved, set()
         return unresolved
 
@@ -193,13 +204,14 @@ class Rib:
         for prefix in batch:
             del self._dirty[prefix]
             choice, before = self._choose(self._candidates.get(prefix, ())), self._chosen.get(prefix)
-            if choice is before or choice == before:
+            if choice is before:
                 continue
-            changed[prefix] = choice
             if choice is None:
                 del self._chosen[prefix]
             else:
-                self._chosen[prefix] = choice
+                self._chosen[prefix] = choice  # also where it is equal: it may have other reasons
+            if choice != before:
+                changed[prefix] = choice
         return changed
 
     @property
@@ -238,7 +250,7 @@ class Rib:
 
     def _note(self, entry: AdjRibIn, prefix: Prefix, path: Path, choice: Choice | None) -> str:
         if (refusal := entry.refused.get(prefix)) is not None:
-            return f"refused: {refusal}"
+            return f"refused: {prefix} {refusal}"
         if path.next_hop not in self._costs:
             return f"next hop {path.next_hop} is unreachable"
         if choice is None:
@@ -250,64 +262,57 @@ class Rib:
     # Inside
 
     def _path(self, entry: AdjRibIn, attributes: Attributes) -> Path:
+        """Return the one path of these attributes; a new one if the peer or the rules make it another."""
+        if not entry.source.is_internal and (attributes.originator_id or attributes.cluster_list):
+            # They mean something inside an AS alone (RFC 7606 sections 7.9 and 7.10).
+            attributes = replace(attributes, originator_id=None, cluster_list=())
+        local_pref = entry.rules.local_preference(entry.source, attributes)
         path = entry.paths.get(attributes)
-        if path is None:
-            path = Path(entry.source, attributes, entry.rules.local_preference(entry.source, attributes))
-            entry.paths[attributes] = path
-            if path.next_hop not in self._costs:
-                self._unresolved.add(path.next_hop)
+        if path is None or (path.source, path.local_pref) != (entry.source, local_pref):
+            path = entry.paths[attributes] = Path(entry.source, attributes, local_pref)
+            self._unresolved.add(path.next_hop)
         return path
 
-    def _has_room(self, entry: AdjRibIn, prefix: Prefix) -> bool:
-        family = prefix.family
-        if entry.counts[family] >= entry.rules.max_prefixes:
-            entry.overflow[family] += 1
-            return False
-        entry.counts[family] += 1
-        return True
-
     def _judge(self, entry: AdjRibIn, path: Path, prefixes: Iterable[Prefix]) -> None:
-        """File prefixes of one path under accepted or refused; they are in `counts` already."""
+        """File prefixes of one path under accepted or refused; they are counted already."""
         rules, received, refused = entry.rules, entry.received, entry.refused
         path_refusal = rules.refuse_path(path)
         own_asn_in_path = rules.has_own_asn(path)
         for prefix in prefixes:
-            before = received.get(prefix)
-            was_accepted = before is not None and prefix not in refused
+            accepted = None if prefix in refused else received.get(prefix)
             received[prefix] = path
             reason = path_refusal or rules.refuse_prefix(prefix, own_asn_in_path=own_asn_in_path)
             if reason is None:
                 refused.pop(prefix, None)
-                self._put(prefix, path)
+                self._exchange(prefix, accepted, path)
             else:
                 refused[prefix] = reason
-                if was_accepted:
-                    self._take(prefix, path.source.peer)
+                self._exchange(prefix, accepted, None)
 
     def _forget(self, entry: AdjRibIn, prefix: Prefix) -> None:
-        if entry.received.pop(prefix, None) is None:
+        path = entry.received.pop(prefix, None)
+        if path is None:
             return
-        entry.stale.discard(prefix)
-        entry.counts[prefix.family] -= 1
-        if entry.refused.pop(prefix, None) is None:
-            self._take(prefix, entry.source.peer)
-
-    def _put(self, prefix: Prefix, path: Path) -> None:
-        others = self._candidates.get(prefix)
-        if others is None:
-            self._candidates[prefix] = (path,)
+        family = prefix.family
+        entry.counts[family] -= 1
+        if prefix in entry.stale:
+            entry.stale.discard(prefix)
         else:
-            peer = path.source.peer
-            paths = [other for other in others if other.source.peer != peer]
-            paths.append(path)
-            paths.sort(key=lambda each: each.source.order)
-            self._candidates[prefix] = tuple(paths)
-        self._dirty[prefix] = None
+            entry.fresh[family] -= 1
+        if entry.refused.pop(prefix, None) is None:
+            self._exchange(prefix, path, None)
 
-    def _take(self, prefix: Prefix, peer: PeerKey) -> None:
-        left = tuple(path for path in self._candidates[prefix] if path.source.peer != peer)
-        if left:
-            self._candidates[prefix] = left
+    def _exchange(self, prefix: Prefix, old: Path | None, new: Path | None) -> None:
+        """Put one peer's `new` path in the place of its `old` one among the candidates, which stay in peer order."""
+        if old is new:
+            return
+        paths = [path for path in self._candidates.get(prefix, ()) if path is not old]
+        if new is not None:
+            paths.append(new)
+            if len(paths) > 1:
+                paths.sort(key=lambda path: path.source.order)
+        if paths:
+            self._candidates[prefix] = tuple(paths)
         else:
             del self._candidates[prefix]
         self._dirty[prefix] = None
@@ -322,3 +327,15 @@ class Rib:
                 self._memo.clear()
             self._memo[candidates] = choice
             return choice
+
+
+def _take_room(entry: AdjRibIn, prefix: Prefix) -> bool:
+    """Count a prefix that is new, or new again, unless the peer is at its maximum."""
+    family = prefix.family
+    if entry.fresh[family] >= entry.rules.max_prefixes:
+        entry.overflow[family] += 1
+        return False
+    entry.fresh[family] += 1
+    if prefix not in entry.stale:
+        entry.counts[family] += 1
+    return True
