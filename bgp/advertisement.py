@@ -16,7 +16,7 @@ from bgp.decision import Choice
 from bgp.import_rules import DEFAULT_LOCAL_PREFERENCE
 from bgp.path import AsPath, Attributes, Origin, Path
 from bgp.peering import PlannedSession
-from inet.prefix import Prefix
+from inet.prefix import IPAddress, Prefix
 
 NO_EXPORT: Final = (65535, 65281)
 NO_ADVERTISE: Final = (65535, 65282)
@@ -65,19 +65,16 @@ class Advertiser:
 
     def _inwards(self, prefix: Prefix, best: Path) -> Attributes | None:
         """Over iBGP a path keeps its next hop and AS path (RFC 4271 sections 5.1.2 and 5.1.3)."""
-        next_hop = best.attributes.next_hop
-        if self.planned.next_hop_mode is NextHopMode.SELF:
-            ourselves = self.planned.next_hops.get(prefix.family)
-            if ourselves is None:
-                return None
-            next_hop = ourselves
+        is_kept = self.planned.next_hop_mode is not NextHopMode.SELF
+        next_hop = self._next_hop(prefix, best.attributes, is_kept=is_kept)
+        if next_hop is None:
+            return None
         return replace(best.attributes, next_hop=next_hop, next_hop_interface=None, local_pref=best.local_pref)
 
     def _outwards(self, prefix: Prefix, attributes: Attributes) -> Attributes | None:
         """Over eBGP our AS is prepended; LOCAL_PREF and a neighbour's MED stay behind (sections 5.1.4, 5.1.5)."""
-        next_hop = self.planned.next_hops.get(prefix.family)
-        if self.planned.next_hop_mode is NextHopMode.UNCHANGED:
-            next_hop = attributes.next_hop
+        is_kept = self.planned.next_hop_mode is NextHopMode.UNCHANGED
+        next_hop = self._next_hop(prefix, attributes, is_kept=is_kept)
         if next_hop is None:
             return None
         return replace(
@@ -90,3 +87,9 @@ class Advertiser:
             originator_id=None,
             cluster_list=(),
         )
+
+    def _next_hop(self, prefix: Prefix, attributes: Attributes, *, is_kept: bool) -> IPAddress | None:
+        """Return the next hop as learned or ourselves; beyond its link a link-local one is of no use (RFC 2545)."""
+        if is_kept and not attributes.next_hop.is_link_local:
+            return attributes.next_hop
+        return self.planned.next_hops.get(prefix.family)

@@ -24,13 +24,16 @@ class Deferral:
 
     started: float
     limit_s: float
-    _expected: set[PeerKey] = field(default_factory=set)
-    _missing: dict[PeerKey, set[Family]] = field(default_factory=dict)
-    _settles: dict[PeerKey, float] = field(default_factory=dict)
-    _is_over: bool = False
+    _expected: set[PeerKey] = field(default_factory=set, init=False)
+    _missing: dict[PeerKey, set[Family]] = field(default_factory=dict, init=False)
+    _settles: dict[PeerKey, float] = field(default_factory=dict, init=False)
+    _is_over: bool = field(default=False, init=False)
 
     def expect(self, peers: Iterable[PeerKey]) -> None:
-        """Say which peers there should be, all of them: those that went are not waited for."""
+        """Say which peers there should be, all of them: those that went are not waited for.
+
+        Call it before `waiting_for`, which takes nobody expected for everybody heard.
+        """
         self._expected = set(peers)
 
     def session_up(self, peer: PeerKey, families: Iterable[Family], *, sends_end_of_rib: bool, now: float) -> None:
@@ -57,16 +60,16 @@ class Deferral:
         if self._is_over or now >= self.started + self.limit_s:
             self._is_over = True
             return frozenset()
-        waiting = frozenset(peer for peer in self._expected if not self._is_heard(peer, now))
+        self._settles = {peer: when for peer, when in self._settles.items() if when > now}
+        waiting = frozenset(peer for peer in self._expected if not self._is_heard(peer))
         self._is_over = not waiting
         return waiting
 
     def next_deadline(self) -> float | None:
-        """When `waiting_for` may change by the clock alone."""
+        """When, after it was last asked, `waiting_for` may change by the clock alone."""
         if self._is_over:
             return None
         return min((self.started + self.limit_s, *self._settles.values()))
 
-    def _is_heard(self, peer: PeerKey, now: float) -> bool:
-        missing = self._missing.get(peer)
-        return missing is not None and not missing and now >= self._settles.get(peer, now)
+    def _is_heard(self, peer: PeerKey) -> bool:
+        return self._missing.get(peer) == set() and peer not in self._settles

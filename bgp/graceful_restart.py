@@ -12,7 +12,7 @@ told us everything again, whatever its OPEN says of its own forwarding state (se
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bgp.speaker import GracefulRestartOffer
@@ -33,8 +33,8 @@ class Event(enum.Enum):
     """What happens to a session."""
 
     SESSION_UP = "session up"
-    SESSION_LOST = "session lost"  # the connection ended without a NOTIFICATION, and both sides offered to restart
-    SESSION_CLOSED = "session closed"  # by a NOTIFICATION, by configuration, or without the capability
+    SESSION_LOST = "session lost"  # established, ended without a NOTIFICATION, and both sides offered to restart
+    SESSION_CLOSED = "session closed"  # ended by a NOTIFICATION, by configuration, or without the capability
     SPEAKER_LOST = "speaker lost"
     REFRESHED = "refreshed"  # End-of-RIB of every family
     TIMER = "timer"
@@ -94,8 +94,8 @@ class Retention:
     state: State = State.DOWN
     kept_families: frozenset[Family] = frozenset()
     forwarded: frozenset[Family] = frozenset()
-    _restart_time_s: int = 0
-    _deadline: float | None = None
+    _restart_time_s: int = field(default=0, init=False)
+    _deadline: float | None = field(default=None, init=False)
 
     def offered(self, offer: GracefulRestartOffer | None) -> None:
         """Note what the peer's newest OPEN said. Call it before SESSION_UP."""
