@@ -45,7 +45,9 @@ class ImportSettings(Model):
 class BGPConfigurationSpec(Model):
     """Everything has a default."""
 
-    local_asn: ASN = Field(default=64512, description="AS number of every node that no BGPNodeProfile gives another; not 23456 (AS_TRANS).")
+    local_asn: ASN = Field(
+        default=64512, description="AS number of nodes that no BGPNodeProfile gives another; not 23456 (AS_TRANS)."
+    )
     node_mesh: NodeMesh = Field(
         default=NodeMesh(),
         description="Sessions of every node with every other node: iBGP within an AS, eBGP between.",

@@ -91,7 +91,7 @@ class BGPPeerSpec(Model):
     source_address: Address | None = Field(
         default=None, description="Own address of the session. By default the node's of the peer's family."
     )
-    families: Annotated[tuple[FamilyName, ...], Field(min_length=1)] | None = Field(
+    families: tuple[FamilyName, ...] | None = Field(
         default=None, description="Address families of routes. By default those the node has pod CIDRs of."
     )
     next_hop: Literal["Auto", "Self", "Unchanged"] = Field(
@@ -117,6 +117,8 @@ class BGPPeerSpec(Model):
             raise refuse("excludes ttlSecurity: leave one of them out", field="multihop")
         if self.peer.address and self.source_address and self.peer.address.version != self.source_address.version:
             raise refuse(f"{self.source_address} is not of the family of {self.peer.address}", field="sourceAddress")
+        if self.families == ():
+            raise refuse("names no family: leave it out", field="families")
         if self.families and len(set(self.families)) < len(self.families):
             raise refuse("names a family twice", field="families")
         return self

@@ -126,7 +126,7 @@ def key_of(kind: Kind, document: Mapping[str, Any]) -> Key:
     metadata = document.get("metadata")
     if not isinstance(metadata, Mapping):
         raise Invalid(
-            [Finding(("metadata",), "is required" if metadata is None else f"{show(metadata)} is no mapping")]
+            [Finding(("metadata",), "is required" if metadata is None else f"{show(metadata)} is not a mapping")]
         )
     name, namespace = metadata.get("name"), metadata.get("namespace")
     if not isinstance(name, str) or not name:

@@ -84,8 +84,8 @@ Switch: TypeAlias = Annotated[bool, Strict()]
 
 
 def _read_peer_asn(value: Any) -> int | str:
-    if value in {"Internal", "External"}:
-        return str(value)
+    if isinstance(value, str) and value in {"Internal", "External"}:
+        return value
     try:
         return _ASN.read(value)
     except PydanticCustomError as error:

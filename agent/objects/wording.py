@@ -24,7 +24,6 @@ _WANTED: Final = {
     "bool_type": "not true or false",
     "string_type": "not a string: put it in quotes",
     "string_too_short": "empty",
-    "too_short": "empty",
     "tuple_type": "not a list",
     "model_type": "not a mapping",
     "dict_type": "not a mapping",
@@ -48,9 +47,9 @@ def _finding(details: ErrorDetails, model: type[BaseModel], *, confidential: boo
         return Finding(path, _sentence(details, ""))
     if details["type"] == REFUSED and (field := details["ctx"]["field"]):
         return Finding(_join(path, field), _sentence(details, ""))
-    if confidential or _speaks_of_secrets(path):
-        return Finding(path, _sentence(details, ""))
     shown = show(details["input"])
+    if confidential or _speaks_of_secrets(path):
+        return Finding(path, _sentence(details, "").removeprefix(shown).strip())
     return Finding(path, _sentence(details, shown), "" if isinstance(details["input"], dict | list) else shown)
 
 
@@ -85,7 +84,10 @@ def _unknown(path: Path, model: type[BaseModel]) -> str:
     owner = _model_at(tuple(parents), model)
     siblings = [field.alias or "" for field in owner.model_fields.values()] if owner else []
     by_folded = {sibling.casefold(): sibling for sibling in siblings}
-    if close := get_close_matches(str(name).casefold(), by_folded, n=1, cutoff=0.6):
+    folded = str(name).casefold()
+    close = [sibling for sibling in by_folded if sibling.startswith(folded)]
+    close += get_close_matches(folded, by_folded, n=1, cutoff=0.75)
+    if close:
         return f"unknown field; did you mean {by_folded[close[0]]}?"
     elsewhere = [place for place in _fields(model) if place[-1] == name]
     if len(elsewhere) == 1:
