@@ -14,8 +14,11 @@ from typing import Any, Final
 
 LABEL_LENGTH: Final = 63
 SUBDOMAIN_LENGTH: Final = 253
+PORT_NAME_LENGTH: Final = 15
+LAST_PORT: Final = 65535
 
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_PORT_NAME: Final = re.compile(r"[-a-z0-9]+")
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
@@ -127,4 +130,64 @@ def subdomain_problems(text: str) -> list[str]:
             "must be a lowercase RFC 1123 subdomain: lower case alphanumeric characters, '-' or '.', "
             "starting and ending with an alphanumeric character (e.g. 'example.com')"
         )
+    return problems
+
+
+def expect_object(raw: object, path: str, errors: list[FieldError]) -> Mapping[str, Any]:
+    """Return a JSON object; anything else is a complaint and an empty one."""
+    if isinstance(raw, Mapping):
+        return raw
+    errors.append(invalid(path, raw, "must be an object"))
+    return {}
+
+
+def expect_list(raw: object, path: str, errors: list[FieldError]) -> list[tuple[Any, str]]:
+    """Return a list's items, each with its path; null is an empty list, anything else a complaint and an empty one."""
+    if raw is None:
+        return []
+    if isinstance(raw, list):
+        return [(item, f"{path}[{index}]") for index, item in enumerate(raw)]
+    errors.append(invalid(path, raw, "must be a list"))
+    return []
+
+
+def expect_text(raw: object, path: str, errors: list[FieldError]) -> str:
+    """Return a string; null is an empty one, anything else a complaint and an empty one."""
+    if raw is None or isinstance(raw, str):
+        return raw or ""
+    errors.append(invalid(path, raw, "must be a string"))
+    return ""
+
+
+def expect_name(raw: object, path: str, errors: list[FieldError]) -> str:
+    """Return an object's name: a DNS subdomain."""
+    name = expect_text(raw, path, errors)
+    if not name:
+        errors.append(required(path, "name is required"))
+    else:
+        errors += [invalid(path, name, problem) for problem in subdomain_problems(name)]
+    return name
+
+
+def expect_port_number(raw: object, path: str, errors: list[FieldError]) -> int:
+    """Return a port number, 1 to 65535; anything else is a complaint and 1."""
+    if isinstance(raw, bool) or not isinstance(raw, int) or not 1 <= raw <= LAST_PORT:
+        errors.append(invalid(path, raw, f"must be between 1 and {LAST_PORT}, inclusive"))
+        return 1
+    return raw
+
+
+def port_name_problems(name: str) -> list[str]:
+    """Say what keeps a text from being a port's name (IANA_SVC_NAME, RFC 6335 section 5.1)."""
+    problems = []
+    if len(name) > PORT_NAME_LENGTH:
+        problems.append(f"must be no more than {PORT_NAME_LENGTH} characters")
+    if not _PORT_NAME.fullmatch(name):
+        problems.append("must contain only alphanumeric characters (a-z, 0-9), and hyphens (-)")
+    if not any(letter.isalpha() for letter in name):
+        problems.append("must contain at least one letter (a-z)")
+    if "--" in name:
+        problems.append("must not contain consecutive hyphens")
+    if name.startswith("-") or name.endswith("-"):
+        problems.append("must not begin or end with a hyphen")
     return problems

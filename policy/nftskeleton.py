@@ -1,0 +1,101 @@
+"""The fixed part of the table: hooks, the way a packet takes through them, and what is empty until a pod comes.
+
+    prerouting_raw   spoofed sources end here, before conntrack could take them for a reply
+    forward ─ from_pod ─ from_pod4/6 ─ egress chains ─ egress_ok ─┬─ to_pod ─ to_pod4/6 ─ ingress chains ─ accept
+            └ to_pod                                              └─ accept
+    input   ─ own_node ─ to_node4/6 ─ node chains ─ accept
+
+Three rules keep it closed:
+
+- Falling through is dropping. A pod that is not in the maps, or a local address nobody has, meets a drop; an egress
+  chain allows by going to `egress_ok`, which judges ingress too, an ingress chain by accepting.
+- The maps are keyed by address alone, which the source check makes sound.
+- Transit that is no pod's concern is accepted without a look.
+
+Pods are known by the interface group of their host side.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TABLE: Final = "tortie"
+POD_INTERFACE_GROUP: Final = 97
+LOG_GROUP: Final = 5
+
+SPOOFED: Final = "source is not the pod's own"
+FOREIGN: Final = "local pod address from outside"
+NOT_PROGRAMMED: Final = "pod is not programmed yet"
+NO_SUCH_POD: Final = "no such pod here"
+
+LOCAL_CIDR_SETS: Final = {4: "local_pod_cidr4", 6: "local_pod_cidr6"}
+FROM_POD: Final = {4: "from_pod4", 6: "from_pod6"}
+TO_POD: Final = {4: "to_pod4", 6: "to_pod6"}
+TO_NODE: Final = {4: "to_node4", 6: "to_node6"}
+
+EGRESS_OK: Final = "egress_ok"
+DENY: Final = {"egress": "deny_egress", "ingress": "deny_ingress", "node": "deny_node"}
+
+ADDRESS_TYPES: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
+
+
+def _log(prefix: str) -> str:
+    return f'limit rate 50/second burst 100 packets log prefix "{prefix}" group {LOG_GROUP}'
+
+
+# Order matters only within a chain. Multicast and link-local destinations never meet the forward hook, so neighbour
+# discovery needs no rule there; towards the node, ICMPv6 130-143 is multicast listener and neighbour discovery.
+CHAINS: Final = {
+    "prerouting_raw": (
+        "type filter hook prerouting priority raw; policy accept;",
+        f'iifgroup {POD_INTERFACE_GROUP} fib saddr . iif oif missing counter drop comment "{SPOOFED}"',
+        f"iifgroup {POD_INTERFACE_GROUP} accept",
+        'iifname "lo" accept',
+        f'ip saddr @{LOCAL_CIDR_SETS[4]} counter drop comment "{FOREIGN}"',
+        f'ip6 saddr @{LOCAL_CIDR_SETS[6]} counter drop comment "{FOREIGN}"',
+    ),
+    "input": (
+        "type filter hook input priority filter; policy accept;",
+        "ct state established,related accept",
+        f"iifgroup {POD_INTERFACE_GROUP} goto own_node",
+    ),
+    "forward": (
+        "type filter hook forward priority filter; policy accept;",
+        "ct state established,related accept",
+        f"iifgroup {POD_INTERFACE_GROUP} goto from_pod",
+        f"oifgroup {POD_INTERFACE_GROUP} goto to_pod",
+        f'ip daddr @{LOCAL_CIDR_SETS[4]} counter drop comment "{NO_SUCH_POD}"',
+        f'ip6 daddr @{LOCAL_CIDR_SETS[6]} counter drop comment "{NO_SUCH_POD}"',
+    ),
+    "from_pod": (
+        "ct state invalid counter drop",
+        f"ip saddr vmap @{FROM_POD[4]}",
+        f"ip6 saddr vmap @{FROM_POD[6]}",
+        f'counter drop comment "{NOT_PROGRAMMED}"',
+    ),
+    EGRESS_OK: (
+        f"oifgroup {POD_INTERFACE_GROUP} goto to_pod",
+        f'ip daddr @{LOCAL_CIDR_SETS[4]} counter drop comment "{NO_SUCH_POD}"',
+        f'ip6 daddr @{LOCAL_CIDR_SETS[6]} counter drop comment "{NO_SUCH_POD}"',
+        "accept",
+    ),
+    "to_pod": (
+        "ct state invalid counter drop",
+        f"ip daddr vmap @{TO_POD[4]}",
+        f"ip6 daddr vmap @{TO_POD[6]}",
+        f'counter drop comment "{NOT_PROGRAMMED}"',
+    ),
+    "own_node": (
+        "icmpv6 type 130-143 accept",
+        f"ip saddr vmap @{TO_NODE[4]}",
+        f"ip6 saddr vmap @{TO_NODE[6]}",
+        "accept",
+    ),
+    DENY["egress"]: (_log("tortie egress "), "counter drop"),
+    DENY["ingress"]: (_log("tortie ingress "), "counter drop"),
+    DENY["node"]: (_log("tortie node "), "counter drop"),
+}
+
+# With loose conntrack, the default, the other side would revive a connection whose entry was deleted to cut it. Only
+# in the chains of pods with policies: other pods' connections may be older than conntrack and must live.
+RESET_UNKNOWN_TCP: Final = "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset"
