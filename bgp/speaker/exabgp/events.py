@@ -62,6 +62,11 @@ class Decoder:
         for session in sessions:
             self._sessions[_ends(session)] = session
 
+    def know_only(self, sessions: Iterable[Session]) -> None:
+        """Say that ExaBGP has these sessions and no others, and will not speak of others any more."""
+        self._sessions.clear()
+        self.know(sessions)
+
     def forget_state(self) -> None:
         """ExaBGP was started anew: no session is up."""
         self._opens.clear()
@@ -103,6 +108,8 @@ class Decoder:
             was_established = peer in self._established
             self._established.discard(peer)
             end = ending(neighbour["reason"])
+            if end.is_collision and not was_established:
+                return ()
             return (SessionDown(peer, end.reason, end.notification, end.sent, was_established),)
         return ()
 

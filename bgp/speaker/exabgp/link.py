@@ -42,6 +42,7 @@ class Link(asyncio.Protocol):
         self._partial = bytearray()
         self._exchange: _Exchange | None = None
         self._paused = False
+        self._heard_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
@@ -55,6 +56,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read whole lines, keep the rest."""
+        self._heard_at = asyncio.get_running_loop().time()
         *lines, rest = data.split(b"\n")
         if not lines:
             self._partial += rest
@@ -86,17 +88,26 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     async def ask(self, lines: Sequence[str], timeout_s: float) -> tuple[int, list[str]]:
-        """Send commands; return how many failed and what was shown. LinkLostError when no answer comes in time."""
+        """Send commands; return how many failed and what was shown.
+
+        LinkLostError when ExaBGP says nothing at all, neither answers nor events, for `timeout_s`. While reading
+        is paused that is not ExaBGP's fault.
+        """
+        loop = asyncio.get_running_loop()
         if self.lost.done() or self._transport is None:
             raise LinkLostError(self.lost.result() if self.lost.done() else "not connected")
-        exchange = _Exchange(len(lines), asyncio.get_running_loop().create_future())
+        exchange = _Exchange(len(lines), loop.create_future())
+        self._heard_at = loop.time()
         self._exchange = exchange
         self._transport.write("".join(f"{line}\n" for line in lines).encode("ascii"))
         while not exchange.over.done():
-            await asyncio.wait((exchange.over, self.lost), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            patience_s = self._heard_at + timeout_s - loop.time()
+            await asyncio.wait((exchange.over, self.lost), timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
             if self.lost.done():
                 raise LinkLostError(self.lost.result())
-            if not exchange.over.done() and not self._paused:
+            if self._paused:
+                self._heard_at = loop.time()
+            elif not exchange.over.done() and loop.time() >= self._heard_at + timeout_s:
                 raise LinkLostError(f"ExaBGP has not answered for {timeout_s:.0f} s")
         self._exchange = None
         return exchange.errors, exchange.shown

@@ -28,6 +28,8 @@ _REACTOR_SPEED: Final = 20
 
 _VALIDATE_S: Final = 30.0
 _TAIL_LINES: Final = 20
+_RELOADED: Final = "loaded new configuration successfully"
+_NOT_RELOADED: Final = "could not load/reload configuration"
 _LISTEN_FAILED: Final = re.compile(r"can not bind to (\S+) \((.*)\)")
 _SECRET: Final = re.compile(r"(md5-password\W+)[A-Za-z0-9+/=]+")
 
@@ -49,7 +51,7 @@ class Child:
         self._process = process
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._listen_failures: dict[str, str] = {}
-        self.reload_failed = False
+        self._reloaded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_log())
 
     @classmethod
@@ -66,6 +68,7 @@ class Child:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env=_environment(),
+            start_new_session=True,  # what a terminal sends to the agent's group is not meant for ExaBGP
         )
         return cls(process)
 
@@ -84,10 +87,11 @@ class Child:
         """The last line of the log, for when the process has ended."""
         return self._tail[-1] if self._tail else ""
 
-    def expect_reload(self) -> None:
-        """Forget what the log said of the configuration before."""
+    def expect_reload(self) -> asyncio.Future[bool]:
+        """Return what will be True when the log says that the configuration was read, False when it was not."""
         self._listen_failures.clear()
-        self.reload_failed = False
+        self._reloaded = asyncio.get_running_loop().create_future()
+        return self._reloaded
 
     async def wait(self) -> str:
         """Wait for the end; return what is known of it."""
@@ -121,8 +125,8 @@ class Child:
         if not line:
             return
         self._tail.append(line)
-        if "could not load/reload configuration" in line:
-            self.reload_failed = True
+        if (_RELOADED in line or _NOT_RELOADED in line) and not self._reloaded.done():
+            self._reloaded.set_result(_RELOADED in line)
         match = _LISTEN_FAILED.search(line)
         if match is not None:
             why = match[2].rpartition(", ")[2] if "could not listen" in match[2] else match[2]

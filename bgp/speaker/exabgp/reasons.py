@@ -55,11 +55,13 @@ _SUBCODES = {
 
 _NOTIFICATION = re.compile(r"notification (sent|received) \((\d+),(\d+)\)(?:: (.*))?", re.DOTALL)
 
-_CLOSED = {
-    "the TCP connection was closed by the remote end": "connection closed by the peer",
-    "closing": "session settings changed",
-    "no answer": "no answer: unreachable, filtered, or the passwords differ",
+_PLAIN = {
+    "closing connection: the TCP connection was closed by the remote end": "connection closed by the peer",
+    "closing connection: no answer": "no answer: unreachable, filtered, or the passwords differ",
+    "graceful restarted negotiated, closing without sending any notification": "session settings changed",
 }
+
+_COLLISION = (6, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,11 @@ class Ending:
     reason: str
     notification: tuple[int, int] | None = None
     sent: bool = False
+
+    @property
+    def is_collision(self) -> bool:
+        """Whether an attempt just made way for another of the same session (RFC 4271 section 6.8)."""
+        return self.notification == _COLLISION
 
 
 def name(code: int, subcode: int) -> str:
@@ -84,11 +91,22 @@ def ending(said: str) -> Ending:
     """Read the reason in ExaBGP's `down` event."""
     match = _NOTIFICATION.fullmatch(said)
     if match is not None:
-        way, code, subcode = match[1], int(match[2]), int(match[3])
-        words = f"{name(code, subcode)}"
-        reason = f"{words} (sent to the peer)" if way == "sent" else f"{words} (sent by the peer)"
-        return Ending(reason, (code, subcode), sent=way == "sent")
-    if said.startswith("stop, message"):
-        return Ending("session removed")
-    said = said.removeprefix("closing connection: ")
-    return Ending(_CLOSED.get(said, said[:1].lower() + said[1:]) or "connection closed")
+        return _notification(match)
+    if said == "stop, message [removed]":
+        return Ending("session removed", (6, 3), sent=True)
+    if said == "stop, message [shutting down]":
+        return Ending("the node's speaker was shut down", (6, 2), sent=True)
+    if said.startswith(("closing outgoing connection as", "connection received before")):
+        return Ending("made way for another connection", _COLLISION, sent=True)
+    plain = said.removeprefix("closing connection: ")
+    return Ending(_PLAIN.get(said) or plain[:1].lower() + plain[1:] or "connection closed")
+
+
+def _notification(match: re.Match[str]) -> Ending:
+    sent, code, subcode, detail = match[1] == "sent", int(match[2]), int(match[3]), match[4] or ""
+    reason = f"{name(code, subcode)} ({'sent to' if sent else 'sent by'} the peer)"
+    # The data is words where we made them, and where RFC 9003 says so.
+    detail = detail.removeprefix("Shutdown Communication: ")
+    if detail and ((code, subcode) in {(6, 2), (6, 4)} or sent) and detail.lower() not in reason.lower():
+        reason += f": {detail}"
+    return Ending(reason, (code, subcode), sent)

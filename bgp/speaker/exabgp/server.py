@@ -6,8 +6,9 @@ ExaBGP 5.0 speaks BGP well, but its event loop, reload and connection handling h
 reaches, and that let one dead peer harm the others. Each mend below replaces one method of ExaBGP, says what is
 wrong with it, and has a test that fails without it. ExaBGP's settings come from the environment (process.py).
 
-The process belongs to its agent: with AGENT_PID no longer its parent it does not start, and the kernel kills it
-when that parent goes (process.py asks for that with setpriv).
+The process belongs to its agent: with AGENT_PID no longer its parent it does not start, the kernel kills it when
+that parent goes (process.py asks for that with setpriv), and SIGTERM, which systemd sends to the whole service,
+does nothing: how sessions end is the agent's to say.
 """
 
 # ruff: noqa: SLF001  # mending a program from outside means reaching inside
@@ -26,15 +27,19 @@ from typing import Any
 sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, nothing here speaks TLS: 4 MB less
 
 from exabgp.bgp.fsm import FSM  # noqa: E402  # the line above must come first, here and below
-from exabgp.bgp.message import Notify  # noqa: E402
+from exabgp.bgp.message import Notification, Notify  # noqa: E402
 from exabgp.bgp.message.update.attribute import Attribute  # noqa: E402
 from exabgp.configuration.configuration import Configuration  # noqa: E402
 from exabgp.environment import getenv  # noqa: E402
 from exabgp.logger import log  # noqa: E402
+from exabgp.reactor import listener as listener_module  # noqa: E402
 from exabgp.reactor.asynchronous import ASYNC  # noqa: E402
+from exabgp.reactor.interrupt import Signal  # noqa: E402
+from exabgp.reactor.listener import Listener  # noqa: E402
 from exabgp.reactor.loop import Reactor  # noqa: E402
 from exabgp.reactor.network.error import NetworkError  # noqa: E402
 from exabgp.reactor.network.outgoing import Outgoing  # noqa: E402
+from exabgp.reactor.network.tcp import set_minimum_ttl  # noqa: E402
 from exabgp.reactor.peer import Peer  # noqa: E402
 from exabgp.rib.outgoing import OutgoingRIB  # noqa: E402
 
@@ -54,7 +59,8 @@ class Poller:
     ExaBGP never takes the descriptor of a closed connection out of its poll set. Until the number is used again
     poll() returns at once with POLLNVAL and the loop sleeps `reactor.speed` hundredths of a second each round
     instead of working: with one peer gone, all others are served at some 20 messages a second. Listening and
-    connecting sockets, on the other hand, it does not watch at all and finds only when the time-out is over.
+    connecting sockets, on the other hand, it does not watch at all and finds only when the time-out is over, and
+    it waits out the time-out while API commands are queued.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -79,7 +85,8 @@ class Poller:
         for descriptor in CONNECTING:
             self._poll.register(descriptor, select.POLLOUT)
         ready = []
-        for descriptor, events in self._poll.poll(timeout_ms):
+        idle = self._reactor.asynchronous.ready()
+        for descriptor, events in self._poll.poll(timeout_ms if idle else 0):
             if events & select.POLLNVAL:
                 self.unregister(descriptor)
             elif descriptor not in listening and descriptor not in CONNECTING:
@@ -193,8 +200,14 @@ def peer_reset(original: Any, peer: Any, message: str = "", error: Any = "") -> 
     ExaBGP keeps the reason to its debug log, says nothing of attempts that fail before TCP is up, and lets the
     time between attempts grow to a minute.
     """
-    reason = f"{message}: {error}" if isinstance(error, NetworkError | Notify) else message
-    if peer.fsm in (FSM.IDLE, FSM.ACTIVE) and peer.neighbor.api["neighbor-changes"]:
+    reason = message
+    if isinstance(error, Notification):
+        words = error.data.decode("ascii", "replace")
+        reason = f"{message}: {words}" if words.isprintable() and words else message
+    elif isinstance(error, NetworkError):
+        reason = f"{message}: {error}"
+    # _main has told the API already where it closes a session itself.
+    if peer.fsm in (FSM.IDLE, FSM.ACTIVE) and str(error) != "closing" and peer.neighbor.api["neighbor-changes"]:
         peer.reactor.processes.down(peer.neighbor, reason)
     original(peer, reason, error)
     peer._delay._next = min(peer._delay._next, connect_retry_s(peer))
@@ -212,13 +225,33 @@ def peer_stop(original: Any, peer: Any, message: str) -> None:
             for _ in zip(range(3), peer.proto.new_notification(Notify(_CEASE, subcode)), strict=False):
                 pass
             # Closing with unread data makes TCP send a reset that overtakes the NOTIFICATION.
-            while peer.proto.connection.io.recv(65536):
-                pass
+            for _ in range(64):
+                peer.proto.connection.io.recv(65536)
     original(peer, message)
 
 
+def listener_listen_on(original: Any, listener: Any, *args: Any) -> bool:
+    """Listen, for any TTL.
+
+    ExaBGP puts the minimum TTL of one neighbour (RFC 5082) on the socket that all neighbours share.
+    """
+    *others, _minimum_ttl = args
+    return bool(original(listener, *others, None))
+
+
+def set_accepted_ttl(original: Any, connection: Any, neighbor: Any) -> None:
+    """Put the neighbour's TTLs on its own connection."""
+    original(connection, neighbor)
+    with contextlib.suppress(NetworkError):
+        set_minimum_ttl(connection.io, connection.afi, connection.peer, neighbor["incoming-ttl"])
+
+
+def ignore_signal(_original: Any, _signal: Any, _number: int, _frame: Any) -> None:
+    """Leave the end to the agent."""
+
+
 def mend(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    """Put `replacement` in the place of a method, which it gets as its first argument."""
+    """Put `replacement` in the place of a function or method, which it gets as its first argument."""
     original = getattr(owner, name)
 
     def mended(*args: Any, **kwargs: Any) -> Any:
@@ -239,6 +272,10 @@ def mend_all() -> None:
     mend(Peer, "_main", peer_main)
     mend(Peer, "_reset", peer_reset)
     mend(Peer, "_stop", peer_stop)
+    mend(Listener, "listen_on", listener_listen_on)
+    mend(listener_module, "set_accepted_ttl", set_accepted_ttl)
+    mend(Signal, "sigterm", ignore_signal)
+    mend(Signal, "sighup", ignore_signal)
 
 
 def main(agent_pid: int, configuration: str) -> None:

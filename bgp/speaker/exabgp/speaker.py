@@ -16,9 +16,9 @@ import contextlib
 import json
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bgp.path import Attributes, PeerKey
 from bgp.speaker import Event, Session, SessionDown, SessionUp, SpeakerError, SpeakerHealth, SpeakerLost
@@ -49,6 +49,7 @@ class ExaBGPSpeaker:
         self._accepted: dict[PeerKey, Session] = {}  # what the file on disk says
         self._taken_over: dict[PeerKey, Session] = {}  # what the process was seen to have
         self._refused: dict[PeerKey, str] = {}
+        self._text = ""  # of the file on disk
         self._file_error = ""
         self._last_error = ""
         self._restarts = 0
@@ -63,6 +64,7 @@ class ExaBGPSpeaker:
         self._linked: asyncio.Future[Link] | None = None
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._failure: BaseException | None = None
 
     # --- what the user says ---
 
@@ -77,12 +79,13 @@ class ExaBGPSpeaker:
             self._socket.chmod(0o600)
         except OSError as error:
             raise SpeakerError(f"cannot use {self._file.parent} to run ExaBGP: {error}") from error
+        self._spawn(self._keep_file())
         try:
             await self._launch()
-        except (SpeakerError, LinkLostError) as error:
+        except (SpeakerError, LinkLostError, OSError) as error:
             await self.stop(graceful=True)
             raise SpeakerError(str(error)) from error
-        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._keep_file())]
+        self._spawn(self._supervise())
 
     def configure(self, sessions: Mapping[PeerKey, Session]) -> None:
         """Say which sessions there should be, all of them."""
@@ -109,6 +112,8 @@ class ExaBGPSpeaker:
         """Give everything heard, in order."""
         while True:
             while not self._events:
+                if self._failure is not None:
+                    raise self._failure
                 self._event.clear()
                 await self._event.wait()
             event = self._events.popleft()
@@ -151,6 +156,17 @@ class ExaBGPSpeaker:
             self._server = None
         self._socket.unlink(missing_ok=True)
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Have whoever consumes events see what none of the tasks should end with."""
+        if not task.cancelled():
+            self._failure = task.exception()
+            self._event.set()
+
     # --- the process ---
 
     async def _supervise(self) -> None:
@@ -174,11 +190,13 @@ class ExaBGPSpeaker:
 
     async def _launch(self) -> None:
         """Start ExaBGP and wait until its bridge has called."""
-        self._decoder.forget_state()
-        self._adj_rib_out = AdjRibOut()
-        self._taken_over = {}
         self._linked = asyncio.get_running_loop().create_future()
-        self._child = await process.Child.start(self._file)
+        starting = asyncio.create_task(process.Child.start(self._file))
+        try:
+            self._child = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._child = await starting  # `stop` must know of it
+            raise
         ended = asyncio.create_task(self._child.wait())
         try:
             await asyncio.wait((ended, self._linked), timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
@@ -218,6 +236,9 @@ class ExaBGPSpeaker:
         if self._child is not None:
             await self._child.kill()
             self._child = None
+        self._decoder.forget_state()
+        self._adj_rib_out = AdjRibOut()
+        self._taken_over = {}
 
     def _new_link(self) -> Link:
         return Link(self._decoder, self._deliver, self._link_ready)
@@ -230,7 +251,8 @@ class ExaBGPSpeaker:
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, SessionUp):
-            self._adj_rib_out.session_up(event.peer, self._accepted[event.peer].local_address)
+            if event.peer in self._accepted:  # else it is on its way out
+                self._adj_rib_out.session_up(event.peer, self._accepted[event.peer].local_address)
         elif isinstance(event, SessionDown) and event.was_established:
             self._adj_rib_out.session_down(event.peer)
         self._events.append(event)
@@ -242,11 +264,14 @@ class ExaBGPSpeaker:
 
     async def _conduct(self, child: process.Child, link: Link) -> None:
         """Tell ExaBGP what it should know, one exchange at a time. Ends with LinkLostError."""
+        loop = asyncio.get_running_loop()
+        listen_again_at = loop.time()
         while True:
             self._work.clear()
             timeout_s = min((session.hold_time_s or 90 for session in self._accepted.values()), default=90) / 3
-            if self._taken_over != self._accepted or child.listen_failures:
+            if self._taken_over is not self._accepted or (child.listen_failures and loop.time() >= listen_again_at):
                 await self._take_over(child, link, timeout_s)
+                listen_again_at = loop.time() + _RETRY_S
             batch = self._adj_rib_out.next_batch()
             if batch:
                 errors, _ = await link.ask([command.line for command in batch], timeout_s)
@@ -254,7 +279,7 @@ class ExaBGPSpeaker:
                     self._adj_rib_out.answered(error=number < errors)
                 continue
             try:
-                await asyncio.wait_for(self._work.wait(), _PING_S)
+                await asyncio.wait_for(self._work.wait(), _RETRY_S if child.listen_failures else _PING_S)
             except TimeoutError:
                 await link.ask(["version"], timeout_s)
 
@@ -262,13 +287,17 @@ class ExaBGPSpeaker:
         """Have ExaBGP read its file and see that it has exactly those sessions; LinkLostError when it will not."""
         for pause_s in _TAKE_OVER_PAUSES_S:
             sessions = self._accepted
-            child.expect_reload()
+            reloaded = child.expect_reload()
             await link.ask(["reload"], timeout_s)
-            for _ in range(_LOOKS):  # a peer that goes is still shown in the round of the loop that closes it
-                _, shown = await link.ask(["show neighbor json"], timeout_s)
-                if not child.reload_failed and _neighbours(shown) == {_identity(s) for s in sessions.values()}:
-                    self._taken_over = sessions
-                    return
+            await asyncio.wait((reloaded, link.lost), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if reloaded.done() and reloaded.result():
+                for _ in range(_LOOKS):  # a peer that goes is still shown in the round of the loop that closes it
+                    _, shown = await link.ask(["show neighbor json"], timeout_s)
+                    if _neighbours(shown) == {_identity(session) for session in sessions.values()}:
+                        self._taken_over = sessions
+                        if sessions is self._accepted:
+                            self._decoder.know_only(sessions.values())
+                        return
             await asyncio.sleep(pause_s)
         raise LinkLostError(f"ExaBGP does not take over its configuration: {child.last_words}")
 
@@ -282,7 +311,8 @@ class ExaBGPSpeaker:
             wanted = self._wanted
             try:
                 accepted, self._refused = await self._sift(wanted)
-                self._write(self._render(accepted))
+                text = self._render(accepted)
+                self._write(text)
             except OSError as error:
                 self._file_error = (
                     f"cannot write {self._file}: {error.strerror or error}; the sessions stay as they are"
@@ -291,6 +321,7 @@ class ExaBGPSpeaker:
                     await asyncio.wait_for(self._changed.wait(), _RETRY_S)
                 self._changed.set()
                 continue
+            self._text = text
             self._file_error = ""
             self._decoder.know(accepted.values())
             self._accepted = accepted
@@ -322,9 +353,12 @@ class ExaBGPSpeaker:
         return accepted, refused
 
     async def _validate(self, sessions: Mapping[PeerKey, Session]) -> str:
+        text = self._render(sessions)
+        if text == self._text:
+            return ""
         trial = self._file.with_suffix(".trial")
         try:
-            self._write(self._render(sessions), trial)
+            self._write(text, trial)
             return await process.validate(trial)
         finally:
             trial.unlink(missing_ok=True)
