@@ -34,7 +34,7 @@ def batches(plan: Plan) -> Batches:
 
 def _end(plan: Plan, port: Port) -> str:
     mac = f" address {port.mac}" if port.mac else ""
-    return f"name {port.name}{mac} netns {plan.machines[port.machine].namespace}"
+    return f"name {port.name} index {port.index}{mac} netns {plan.machines[port.machine].namespace}"
 
 
 def _furnish(plan: Plan, machine: Machine) -> Iterator[str]:

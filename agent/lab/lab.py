@@ -339,7 +339,7 @@ class Lab:
     async def _silence(self, numbers: Iterable[int]) -> None:
         for port in (port for n in numbers for port in _ends(self.plan.cables[n])):
             chain = f"type filter hook ingress device {port.name} priority -500; policy drop;"
-            await self.run(port.machine, "nft", f"table netdev silent-{port.name} {{ chain all {{ {chain} }} }}")
+            await self.run(port.machine, "nft", f"table netdev silent-{port.name} {{ chain arriving {{ {chain} }}; }}")
 
     async def _unsilence(self, numbers: Iterable[int]) -> None:
         for port in (port for n in numbers for port in _ends(self.plan.cables[n])):

@@ -34,10 +34,15 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One end of a cable. `link` is its number in the topology, None between a pod and its node."""
+    """One end of a cable. `link` is its number in the topology, None between a pod and its node.
+
+    `index` is the interface's, unlike any other in the lab: where both ends of a veth pair have the same one, the
+    kernel takes them for no pair and tells of a lost carrier up to a second late (linkwatch_urgent_event).
+    """
 
     machine: str
     name: str
+    index: int
     mac: str | None  # None: the kernel's choice (a switch)
     addresses: tuple[PortAddress, ...]
     link: int | None
@@ -161,6 +166,7 @@ class _Planner:
         self.switches: dict[str, list[Port]] = {}
         self.port_count: defaultdict[str, int] = defaultdict(int)
         self.link_ports: list[list[Port]] = []
+        self.last_index = 100
 
     def plan(self) -> Plan:
         """Return the whole."""
@@ -210,12 +216,16 @@ class _Planner:
         name = link.name or f"lan{len(self.switches) + 1}"
         self.switches[name] = ports
         for index, port in enumerate(ports):
-            self.cables.append(Cable(Port(name, f"port{index}", None, (), number), port))
+            self.cables.append(Cable(Port(name, f"port{index}", self._next_index(), None, (), number), port))
 
     def _port(self, machine: str, addresses: tuple[PortAddress, ...], link: int | None) -> Port:
         name = f"eth{self.port_count[machine]}"
         self.port_count[machine] += 1
-        return Port(machine, name, self._mac(machine), addresses, link)
+        return Port(machine, name, self._next_index(), self._mac(machine), addresses, link)
+
+    def _next_index(self) -> int:
+        self.last_index += 1
+        return self.last_index
 
     def _mac(self, machine: str) -> str:
         # One for all ports of a machine, as switches have: its link-local address is then the same everywhere,
@@ -230,6 +240,7 @@ class _Planner:
         node_port = Port(
             node,
             name,
+            self._next_index(),
             self._mac(node),
             tuple(PortAddress(gateway, gateway.max_prefixlen) for _, gateway in addresses),
             None,
@@ -237,6 +248,7 @@ class _Planner:
         pod_port = Port(
             pod,
             "eth0",
+            self._next_index(),
             self._mac(pod),
             tuple(PortAddress(address, address.max_prefixlen) for address, _ in addresses),
             None,

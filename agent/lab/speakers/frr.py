@@ -103,6 +103,8 @@ def _configure(speaker: Speaker, announced: Sequence[Announcement]) -> Iterator[
     yield f"hostname {speaker.machine}"
     for announcement in announced:
         yield from _route_map(announcement)
+    # FRR finds the interface of a link-local next hop by its own address, which here is on several.
+    yield from ("route-map prefer-global permit 10", " set ipv6 next-hop prefer-global", "exit")
     if speaker.is_node:
         yield from ("bgp as-path access-list own-prefixes permit ^$", "route-map own-prefixes permit 10")
         yield from (" match as-path own-prefixes", "exit")
@@ -150,6 +152,8 @@ def _family(speaker: Speaker, family: Family, announced: Sequence[Announcement])
         if family not in it.families:
             continue
         yield f"  neighbor {it.address} activate"
+        if family is Family.IPV6:
+            yield f"  neighbor {it.address} route-map prefer-global in"
         if speaker.next_hop_self:
             yield f"  neighbor {it.address} next-hop-self force"
         if speaker.is_node:
