@@ -132,12 +132,11 @@ class AdjRibOut:
 
     def _requeue(self, peer: PeerKey, state: _Peer, prefix: Prefix) -> None:
         self.refused.pop((peer, prefix), None)
-        if (peer, prefix) in self._flying_entries:
-            return  # what it came to is compared when the batch lands
-        if state.told.get(prefix) == state.wanted.get(prefix):
-            state.queue.pop(prefix, None)
-        else:
+        # What a flying prefix came to is compared when the batch lands; it keeps its place before an End-of-RIB.
+        if (peer, prefix) in self._flying_entries or state.told.get(prefix) != state.wanted.get(prefix):
             state.queue.setdefault(prefix)
+        else:
+            state.queue.pop(prefix, None)
 
     def _collect(self) -> Iterator[Command]:
         room = WINDOW
@@ -200,7 +199,8 @@ class AdjRibOut:
                     state.queue.setdefault(entry)
                     self._alone.append((command.peer, entry))
                 elif failed:
-                    self.refused[command.peer, entry] = command.line
+                    if entry not in state.queue:
+                        self.refused[command.peer, entry] = command.line
                 elif isinstance(entry, Prefix):
                     self._told(state, entry, command.attributes)
 
@@ -210,7 +210,9 @@ class AdjRibOut:
             state.told.pop(prefix, None)
         else:
             state.told[prefix] = attributes
-        if state.wanted.get(prefix) != attributes:
+        if state.wanted.get(prefix) == attributes:
+            state.queue.pop(prefix, None)
+        else:
             state.queue.setdefault(prefix)
 
 

@@ -22,7 +22,7 @@ from inet.prefix import Family, family_of
 MAX_PASSWORD_BYTES = 80
 """TCP_MD5SIG_MAXKEYLEN (linux/tcp.h)."""
 
-_INTERFACE = re.compile(r"[^\s/:\"'\\;#{}\[\],]{1,15}")  # dev_valid_name of the kernel, less what ends a word in ExaBGP
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@+=~-]{1,15}")  # IFNAMSIZ (linux/if.h), and no character that means something
 _FAMILY_WORDS = {Family.IPV4: "ipv4 unicast", Family.IPV6: "ipv6 unicast"}
 
 
@@ -55,7 +55,6 @@ def render_session(session: Session) -> str:
         "      parsed;",
         "      open;",
         "      update;",
-        "      notification;",
         "    }",
         "  }",
         "}",

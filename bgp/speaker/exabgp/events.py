@@ -79,7 +79,7 @@ class Decoder:
         try:
             message = json.loads(line)
             return self._event(message)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise DesyncError(f"cannot read {line[:200]!r}: {error!r}") from error
 
     def _event(self, message: Mapping[str, Any]) -> tuple[Event, ...]:
@@ -218,9 +218,11 @@ def _prefix(text: str) -> Prefix:
     address, _, length_text = text.partition("/")
     packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     length = int(length_text)
+    free = len(packed) * 8 - length
+    if length < 0 or free < 0:
+        raise ValueError(f"{text!r} is not a prefix")
     if length & 7:
         # RFC 4271 section 4.3: the value of bits behind the prefix is irrelevant.
-        free = len(packed) * 8 - length
         packed = (int.from_bytes(packed) >> free << free).to_bytes(len(packed))
     return Prefix(packed, length)
 

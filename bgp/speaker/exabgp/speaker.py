@@ -372,7 +372,7 @@ class ExaBGPSpeaker:
         unfinished = path.with_suffix(".new")
         try:
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
             unfinished.replace(path)
         except OSError:

@@ -1,0 +1,137 @@
+"""ExaBGP's faults, each shown on the unmended ExaBGP first so that a mend that is no longer needed is noticed.
+
+The mends change ExaBGP for the whole process, so each test runs in one of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from bgp.speaker.exabgp import process
+
+
+def in_a_process_of_its_own(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_mend_finds_its_place_in_the_installed_exabgp() -> None:
+    in_a_process_of_its_own("""
+        from bgp.speaker.exabgp import server
+        server.mend_all()
+    """)
+
+
+RIB = """
+    from bgp.speaker.exabgp import server
+    from exabgp.environment import getenv
+    from exabgp.logger import log
+    log.init(getenv())
+    from exabgp.reactor.api import API
+    from exabgp.bgp.message import Action
+    from exabgp.protocol.family import AFI, SAFI
+    from exabgp.rib.outgoing import OutgoingRIB
+
+    def last_word(words):
+        rib = OutgoingRIB(True, {(AFI.ipv4, SAFI.unicast)})
+        api = API(None)
+        for word in words:
+            if word == "withdraw":
+                [change] = api.api_route("withdraw route 10.0.0.0/24")
+                change.nlri.action = Action.WITHDRAW
+            else:
+                [change] = api.api_route(f"announce route 10.0.0.0/24 next-hop 10.0.0.1 med {word}")
+                change.nlri.action = Action.ANNOUNCE
+            rib.add_to_rib(change)
+        last = list(rib.updates(True))[-1]
+        return "withdraw" if last.nlris[0].action == Action.WITHDRAW else str(last.attributes[4])
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["5", "withdraw", "5"], ["1", "2", "1"], ["withdraw", "5", "withdraw"], ["1", "withdraw", "1", "withdraw"]],
+)
+def test_the_last_word_about_a_prefix_is_sent_last(words: list[str]) -> None:
+    in_a_process_of_its_own(
+        textwrap.dedent(RIB)
+        + f"unmended = last_word({words})\nserver.mend_all()\nassert last_word({words}) == {words[-1]!r}\n"
+    )
+
+
+def test_the_last_word_is_still_lost_without_the_mend() -> None:
+    in_a_process_of_its_own(textwrap.dedent(RIB) + "assert last_word(['1', '2', '1']) == '2'\n")
+
+
+def test_the_poll_set_forgets_closed_descriptors_and_sees_new_connections() -> None:
+    in_a_process_of_its_own("""
+        import os, select, socket, time
+        from types import SimpleNamespace
+        from bgp.speaker.exabgp import server
+
+        listening = socket.create_server(("127.0.0.1", 0))
+        commands = SimpleNamespace(ready=lambda: True)
+        reactor = SimpleNamespace(listener=SimpleNamespace(_sockets={listening: None}), asynchronous=commands)
+        poller = server.Poller(reactor)
+        read, write = os.pipe()
+        poller.register(read, select.POLLIN)
+        os.close(read)
+        assert poller.poll(0) == []
+        began = time.monotonic()
+        assert poller.poll(100) == []
+        assert time.monotonic() - began >= 0.09, "a closed descriptor wakes the loop"
+
+        caller = socket.create_connection(listening.getsockname())
+        began = time.monotonic()
+        assert poller.poll(10_000) == []
+        assert time.monotonic() - began < 5, "a new connection does not wake the loop"
+        listening.accept()
+
+        commands.ready = lambda: False
+        began = time.monotonic()
+        assert poller.poll(10_000) == []
+        assert time.monotonic() - began < 5, "commands that wait do not wake the loop"
+    """)
+
+
+def test_commands_run_without_an_event_loop() -> None:
+    in_a_process_of_its_own("""
+        import asyncio
+        from bgp.speaker.exabgp import server
+        from exabgp.environment import getenv
+        from exabgp.logger import log
+        from exabgp.reactor.asynchronous import ASYNC
+
+        log.init(getenv())
+        server.mend_all()
+        asyncio.run = None
+        ran = []
+        def command(number):
+            ran.append(number)
+            yield
+        queue = ASYNC()
+        for number in range(3):
+            queue.schedule("agent", "text", command(number))
+        while queue.run():
+            pass
+        assert ran == [0, 1, 2], ran
+        assert queue.ready()
+    """)
+
+
+def test_it_does_not_start_for_anyone_but_its_agent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", str(process._HERE / "server.py"), "1", "/nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "the agent is gone" in done.stderr
