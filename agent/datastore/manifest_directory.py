@@ -26,6 +26,7 @@ SUFFIXES: Final = (".yaml", ".yml", ".json")
 LAST_GOOD: Final = "The last good version stays in force."
 IGNORED: Final = "It is ignored."
 FILE_STAYS: Final = "What the file said before stays in force."
+DIRECTORY_STAYS: Final = "What its files said before stays in force."
 MISSING_STAYS: Final = "It is ignored; what the file no longer says stays in force."
 
 _CLOCK_GRAIN_NS: Final = 100_000_000
@@ -76,15 +77,15 @@ class ManifestDirectory:
             stays = "The objects of before stay in force." if self._objects else ""
             return View(self._objects, (Problem(file=self._root, message=reason, consequence=stays),), reason)
         seen = {name: look for name in listing.files if (look := _look(name, self._seen.get(name))) is not None}
+        problems: list[Problem] = []
         for directory, reason in listing.unreadable.items():
             seen |= {name: look for name, look in self._seen.items() if name.startswith(directory + os.sep)}
-            seen[directory] = _Seen(None, unreadable(directory, reason))
+            problems.append(Problem(file=directory, message=reason, consequence=DIRECTORY_STAYS))
         self._seen = seen
-        return self._settle()
+        return self._settle(problems)
 
-    def _settle(self) -> View:
+    def _settle(self, problems: list[Problem]) -> View:
         """Decide what is in force: for each file what it holds, then for each object which file."""
-        problems: list[Problem] = []
         held: dict[str, dict[Key, _Held]] = {}
         for file in sorted(self._seen):
             held[file] = self._hold(file, self._seen[file].content, problems)

@@ -131,19 +131,19 @@ def read_documents(raw: bytes) -> Iterator[Document]:
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> NotYaml:
     """Say what libyaml found, with a hint where its words are no help."""
-    mark, problem = error.problem_mark or error.context_mark, error.problem or "unreadable"
-    line, column = (mark.line, mark.column) if mark else (0, 0)
-    if problem == "could not find expected ':'" and error.context_mark:
-        return NotYaml("not YAML: a ':' is missing", error.context_mark.line + 1)
-    if problem == "found character that cannot start any token":
-        rows = text.split("\n")
-        character = rows[line][column : column + 1] if line < len(rows) else ""
+    mark, context, problem = error.problem_mark, error.context_mark, error.problem or "unreadable"
+    rows = text.splitlines()
+    line = min(mark.line + 1, len(rows)) if mark else 0  # the end of the text is in its last line
+    begun = min(context.line + 1, len(rows)) if context else line
+    if problem == "could not find expected ':'":
+        return NotYaml("not YAML: a ':' is missing", begun)
+    if problem == "found character that cannot start any token" and mark:
+        character = rows[line - 1][mark.column : mark.column + 1]
         if character == "\t":
-            return NotYaml("not YAML: a tab cannot indent, use spaces", line + 1)
-        return NotYaml(f"not YAML: a value that starts with {character} needs quotes", line + 1)
-    begun = error.context_mark.line + 1 if error.context_mark else 0
-    where = f" {error.context} that begins in line {begun}" if error.context and begun not in {0, line + 1} else ""
-    return NotYaml(f"not YAML: {problem}{where}", line + 1)
+            return NotYaml("not YAML: a tab cannot indent, use spaces", line)
+        return NotYaml(f"not YAML: a value that starts with {character} needs quotes", line)
+    where = f" {error.context} that begins in line {begun}" if error.context and begun != line else ""
+    return NotYaml(f"not YAML: {problem}{where}", line)
 
 
 def _line(event: Event) -> int:
@@ -221,21 +221,21 @@ class _Composer:
 
     def _mapping(self, path: Path, depth: int) -> LocatedMapping:
         mapping = LocatedMapping()
-        merged: list[Any] = []
+        merged: list[tuple[Any, int]] = []
         while not isinstance(event := next(self.events), CollectionEndEvent):
             line = _line(event)
             key = self._key(event, path, depth)
             value = self._node(next(self.events), (*path, key), depth + 1)
             if key == _MERGE and isinstance(event, ScalarEvent) and event.implicit[0]:
-                merged += value if isinstance(value, list) else [value]
+                merged += ((source, line) for source in (value if isinstance(value, list) else [value]))
             elif key in mapping:
                 message = f"is set twice, first in line {mapping.lines[key]}"
                 self.faults.append(Fault((*path, key), message, line))
             else:
                 mapping[key] = value
                 mapping.lines[key] = line
-        for source in merged:
-            self._merge(source, mapping, path)
+        for source, line in merged:
+            self._merge(source, line, mapping, path)
         return mapping
 
     def _key(self, event: Event, path: Path, depth: int) -> str:
@@ -246,9 +246,9 @@ class _Composer:
             self.faults.append(Fault(path, "a key must be a string", _line(event)))
         return str(key)
 
-    def _merge(self, source: Any, mapping: LocatedMapping, path: Path) -> None:
+    def _merge(self, source: Any, line: int, mapping: LocatedMapping, path: Path) -> None:
         if not isinstance(source, LocatedMapping):
-            self.faults.append(Fault(path, "<< takes a mapping", min(mapping.lines.values(), default=0)))
+            self.faults.append(Fault(path, "<< takes a mapping", line))
             return
         for key, value in source.items():
             if key not in mapping:
