@@ -33,7 +33,7 @@ from agent.lab.wait import eventually
 from inet.prefix import Family, IPAddress, Prefix
 
 START_DEADLINE_S: Final = 15
-_DAEMONS: Final[Mapping[DaemonName, Callable[[Speaker, str, Path], Daemon]]] = {
+DAEMONS: Final[Mapping[DaemonName, Callable[[Speaker, str, Path], Daemon]]] = {
     "bird": Bird,
     "frr": Frr,
     "gobgp": GoBgp,
@@ -65,7 +65,7 @@ class Lab:
         if taken:
             lab.state.remove()
             raise LabError(f"network namespace {taken[0]} exists and is not this lab's: give another --name")
-        lab.state.hosts.write_text(_hosts(planned))
+        lab.state.hosts.write_text(hosts(planned))
         (lab.state.config / "nodes.yaml").write_text(node_manifests(planned))
         try:
             await fabric.build(planned)
@@ -125,7 +125,7 @@ class Lab:
         if speaker is None:
             raise LabError(f"{machine} runs no BIRD, FRR or GoBGP")
         namespace = self.plan.machines[machine].namespace
-        return _DAEMONS[speaker.daemon](speaker, namespace, self.state.machine(machine))
+        return DAEMONS[speaker.daemon](speaker, namespace, self.state.machine(machine))
 
     async def sessions(self, machine: str) -> Mapping[IPAddress, SessionView]:
         """Return the sessions of a router or node by peer address. Raises DaemonError while it does not answer."""
@@ -378,7 +378,8 @@ def _check_host(planned: Plan) -> None:
             raise LabError(f"{name} needs {speaker.daemon}: apt-get install {_PACKAGES[speaker.daemon]}")
 
 
-def _hosts(planned: Plan) -> str:
+def hosts(planned: Plan) -> str:
+    """Return the lab's /etc/hosts."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
     lines += [f"{address} {name}" for name, addresses in planned.hosts.items() for address in addresses]
     return "\n".join(lines) + "\n"

@@ -235,6 +235,8 @@ def _say(error: Mapping[str, Any]) -> str:
             return "is needed"
         case "value_error":
             return str(error["ctx"]["error"])
+        case "too_short":
+            return f"needs at least {error['ctx']['min_length']}, found {error['ctx']['actual_length']}"
         case _:
             return f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}"
 

@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.lab.lab import Lab, tear_down
+from agent.lab.namespaces import existing, run
+from agent.lab.state import LabError, State, default_root
+from agent.lab.status import look
+from agent.lab.topology import parse
+from agent.lab.traffic import route_events, traffic
+from agent.lab.wait import eventually
+from inet.prefix import Family
+from tests.lab import BuildLab
+
+pytestmark = pytest.mark.interop
+
+BOTH = list(Family)
+
+
+def two_routers(daemon: str = "bird", **more: Any) -> dict[str, Any]:
+    """Return two nodes, stand-ins with pods, each linked to both of two routers."""
+    return {
+        "routers": {"r1": {"daemon": daemon, "asn": 65100, **more}, "r2": {"daemon": "bird", "asn": 65100, **more}},
+        "nodes": {
+            "n1": {"daemon": "bird", "asn": 65001, "podCIDRs": ["10.42.0.0/24", "fd42::/64"], "pods": ["a1", "a2"]},
+            "n2": {"daemon": "bird", "asn": 65002, "podCIDRs": ["10.42.1.0/24", "fd42:0:0:1::/64"], "pods": ["b1"]},
+        },
+        "links": [["n1", "r1"], ["n1", "r2"], ["n2", "r1"], ["n2", "r2"]],
+    }
+
+
+async def settled(lab: Lab) -> None:
+    """Wait until every session is up and both nodes have both ways to the other's pods."""
+    await eventually(partial(look, lab), lambda status: status.is_healthy, what="a healthy lab")
+    for node, prefixes in (("n1", ("10.42.1.0/24", "fd42:0:0:1::/64")), ("n2", ("10.42.0.0/24", "fd42::/64"))):
+        for prefix in prefixes:
+            await eventually(partial(ways, lab, node, prefix), lambda found: len(found) == 2, what=f"{node} {prefix}")
+
+
+async def ways(lab: Lab, node: str, prefix: str) -> list[str]:
+    """Return the interfaces of a node's kernel route."""
+    family = "-6" if ":" in prefix else "-4"
+    words = (await lab.run(node, "ip", family, "route", "show", prefix)).split()
+    return [after for word, after in pairwise(words) if word == "dev"]
+
+
+async def prefixes_at(lab: Lab, router: str) -> dict[str, tuple[int, ...]]:
+    """Return prefix → AS path of a router's best routes."""
+    return {str(route.prefix): route.as_path for route in await lab.routes(router) if route.best}
+
+
+# The three daemons, in one set of words
+
+
+async def test_three_daemons_exchange_prefixes(lab: BuildLab) -> None:
+    net = await lab(
+        {
+            "routers": {
+                "b": {"daemon": "bird", "asn": 65001, "announce": ["10.1.0.0/24", "fd01::/64"]},
+                "f": {"daemon": "frr", "asn": 65002, "announce": ["10.2.0.0/24", "fd02::/64"]},
+                "g": {"daemon": "gobgp", "asn": 65003, "announce": ["10.3.0.0/24", "fd03::/64"]},
+            },
+            "links": [["b", "f"], ["f", "g"], ["g", "b"]],
+        }
+    )
+    own = {"b": (65001, "1"), "f": (65002, "2"), "g": (65003, "3")}
+    for router in own:
+        expected = {
+            prefix: () if other == router else (asn,)
+            for other, (asn, digit) in own.items()
+            for prefix in (f"10.{digit}.0.0/24", f"fd0{digit}::/64")
+        }
+        await eventually(partial(prefixes_at, net, router), expected.__eq__, what=f"the prefixes at {router}")
+        sessions = await net.sessions(router)
+        assert len(sessions) == 4
+        assert all(session.is_established for session in sessions.values())
+
+
+@pytest.mark.parametrize("transport", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("daemon", ["frr", "bird"])
+async def test_one_session_carries_both_families(lab: BuildLab, daemon: str, transport: str) -> None:
+    topology = two_routers(daemon, transport=transport)
+    net = await lab(topology)
+    await settled(net)
+    assert {len(await net.sessions(router)) for router in ("r1", "r2")} == {2}
+    for family in ("-4", "-6"):
+        await net.run("a1", "ping", family, "-c1", "-W2", "b1")
+
+
+@pytest.mark.parametrize("daemon", ["bird", "frr", "gobgp"])
+async def test_what_is_said_about_a_prefix_arrives(lab: BuildLab, daemon: str, family: Family) -> None:
+    prefix = "192.0.2.0/24" if family is Family.IPV4 else "2001:db8::/48"
+    said = {"prefix": prefix, "med": 5, "communities": ["65000:100", "65000:200"], "asPath": [65009, 65010]}
+    net = await lab(
+        {
+            "routers": {
+                "r": {"daemon": daemon, "asn": 65001, "announce": [said]},
+                "other": {"daemon": "frr" if daemon == "bird" else "bird", "asn": 65002},
+            },
+            "links": [["r", "other"]],
+        }
+    )
+    (route,) = await eventually(partial(net.routes, "other", prefix))
+    assert route.as_path == (65001, 65009, 65010)
+    assert route.med == 5
+    assert set(route.communities) == {"65000:100", "65000:200"}
+    assert route.next_hop == route.peer == net.address("r", family)
+
+
+@pytest.mark.parametrize("daemon", ["frr", "gobgp"])
+async def test_another_next_hop_than_its_own_can_be_said(lab: BuildLab, daemon: str, family: Family) -> None:
+    prefix, hop = ("192.0.2.0/24", "172.31.0.1") if family is Family.IPV4 else ("2001:db8::/48", "fd31::2")
+    net = await lab(
+        {
+            "routers": {
+                "r": {"daemon": daemon, "asn": 65001, "announce": [{"prefix": prefix, "nextHop": hop}]},
+                "other": {"daemon": "gobgp", "asn": 65002},
+            },
+            "links": [["r", "other"]],
+        }
+    )
+    (route,) = await eventually(partial(net.routes, "other", prefix))
+    assert str(route.next_hop) == hop
+
+
+@pytest.mark.parametrize("daemon", ["bird", "frr", "gobgp"])
+async def test_prefixes_come_and_go_without_a_session_lost(lab: BuildLab, daemon: str, family: Family) -> None:
+    first, second = ("10.1.0.0/24", "10.2.0.0/24") if family is Family.IPV4 else ("fd01::/64", "fd02::/64")
+    net = await lab(
+        {
+            "routers": {
+                "r": {"daemon": daemon, "asn": 65001, "announce": [first]},
+                "other": {"daemon": "bird", "asn": 65002},
+            },
+            "links": [["r", "other"]],
+        }
+    )
+    await eventually(partial(prefixes_at, net, "other"), {first: (65001,)}.__eq__)
+    await eventually(partial(look, net), lambda status: status.is_healthy)
+    before = await net.daemon("other").ask("show", "protocols")
+    await net.announce("r", second)
+    await eventually(partial(prefixes_at, net, "other"), {first: (65001,), second: (65001,)}.__eq__)
+    await net.withdraw("r", first)
+    await eventually(partial(prefixes_at, net, "other"), {second: (65001,)}.__eq__)
+    assert await net.daemon("other").ask("show", "protocols") == before
+    await net.restart("r")
+    await eventually(partial(prefixes_at, net, "other"), {second: (65001,)}.__eq__)
+    assert second in await eventually(partial(prefixes_at, net, "r"))
+    assert first not in await prefixes_at(net, "r")
+
+
+@pytest.mark.parametrize("daemon", ["bird", "frr", "gobgp"])
+async def test_a_session_shut_by_administration_stays_down_until_enabled(lab: BuildLab, daemon: str) -> None:
+    net = await lab(
+        {
+            "routers": {"r": {"daemon": daemon, "asn": 65001}, "other": {"daemon": "bird", "asn": 65002}},
+            "links": [["r", "other"]],
+        }
+    )
+    await eventually(partial(look, net), lambda status: status.is_healthy)
+    await net.disable("r", "other")
+    them = await eventually(
+        partial(net.sessions, "other"), lambda them: not any(session.is_established for session in them.values())
+    )
+    assert all("Administrative shutdown" in session.last_error for session in them.values())
+    assert {session.state for session in (await net.sessions("r")).values()} <= {"Idle", "Active"}
+    await net.enable("r", "other")
+    await eventually(partial(look, net), lambda status: status.is_healthy, within_s=40)
+
+
+@pytest.mark.parametrize("daemon", ["bird", "frr", "gobgp"])
+async def test_passwords_have_to_be_the_same(lab: BuildLab, daemon: str) -> None:
+    topology: dict[str, Any] = {
+        "routers": {
+            "r": {"daemon": daemon, "asn": 65001, "password": "s3cret"},
+            "good": {"daemon": "bird", "asn": 65002, "password": "s3cret"},
+            "bad": {"daemon": "bird", "asn": 65003, "password": "other"},
+        },
+        "links": [["r", "good"], ["r", "bad"]],
+    }
+    net = await lab(topology)
+    await eventually(
+        partial(net.sessions, "good"), lambda them: all(session.is_established for session in them.values())
+    )
+    assert not any(session.is_established for session in (await net.sessions("bad")).values())
+
+
+# Packets
+
+
+async def test_pods_reach_each_other_by_name(lab: BuildLab, family: Family) -> None:
+    net = await lab(two_routers("frr"))
+    await settled(net)
+    option = "-4" if family is Family.IPV4 else "-6"
+    for source, destination in (("a1", "b1"), ("b1", "a2"), ("a1", "a2")):
+        await net.run(source, "ping", option, "-c1", "-W2", destination)
+
+
+async def test_nodes_of_a_router_reach_each_other_through_it(lab: BuildLab, family: Family) -> None:
+    net = await lab(two_routers())
+    await net.run("n1", "ping", "-c1", "-W2", str(net.address("n2", family)))
+
+
+async def test_a_switch_joins_its_ends(lab: BuildLab, family: Family) -> None:
+    net = await lab(
+        {
+            "routers": {"r": {"daemon": "bird", "asn": 65100}},
+            "nodes": {"n1": {"daemon": "none"}, "n2": {"daemon": "none"}},
+            "links": [["n1", "n2", "r"]],
+        }
+    )
+    await net.run("n1", "ping", "-c1", "-W2", str(net.address("n2", family)))
+    await net.run("n1", "ping", "-c1", "-W2", str(net.address("r", family)))
+    await net.fail_link("n1", "lan1")
+    with pytest.raises(LabError, match="no cable joins n1 and r; n1 has cables to lan1"):
+        await net.fail_link("n1", "r")
+    assert "NO-CARRIER" in await net.run("n1", "ip", "link", "show", "eth0")
+
+
+# Faults
+
+
+async def test_a_cut_link_takes_carrier_and_traffic_finds_the_other_way(lab: BuildLab) -> None:
+    net = await lab(two_routers())
+    await settled(net)
+    await net.fail_link("n1", "r1")
+    assert "NO-CARRIER" in await net.run("n1", "ip", "link", "show", "eth0")
+    for prefix in ("10.42.1.0/24", "fd42:0:0:1::/64"):
+        await eventually(partial(ways, net, "n1", prefix), ["eth1"].__eq__)
+    for prefix in ("10.42.0.0/24", "fd42::/64"):
+        await eventually(partial(ways, net, "n2", prefix), ["eth1"].__eq__)
+    async with traffic(net, "a1", "b1") as streams:
+        await asyncio.sleep(0.1)
+    assert not any(stream.lost for stream in streams.values()), [*map(str, streams.values())]
+    await net.heal_link("n1", "r1")
+    await settled(net)
+
+
+async def test_a_lost_carrier_is_told_at_once(lab: BuildLab) -> None:
+    """Several within one second, which the kernel would otherwise save up (linkwatch)."""
+    net = await lab(two_routers())
+    await settled(net)
+    async with route_events(net, "n1", "n2") as events:
+        for _ in range(2):
+            await net.fail_link("n1", "r1")
+            await net.heal_link("n1", "r1")
+        await net.fail_link("n1", "r1")
+        await net.fail_link("n2", "r1")
+        for node, prefix in (("n1", "10.42.1.0/24"), ("n2", "10.42.0.0/24")):
+            await eventually(partial(ways, net, node, prefix), ["eth1"].__eq__, within_s=0.8)
+    assert all(recorder.lines for recorder in events.values())
+
+
+async def test_a_silent_link_is_found_by_the_hold_timer(lab: BuildLab) -> None:
+    net = await lab(two_routers(holdTimeSeconds=3))
+    await settled(net)
+    await net.fail_link("n1", "r1", silent=True)
+    assert "NO-CARRIER" not in await net.run("n1", "ip", "link", "show", "eth0")
+    peer = net.address("r1", Family.IPV4)
+    down = await eventually(partial(net.sessions, "n1"), lambda them: not them[peer].is_established)
+    assert "Hold timer expired" in down[peer].last_error
+    await net.heal_link("n1", "r1")
+    await settled(net)
+
+
+async def test_packets_lost_are_counted_with_their_time(lab: BuildLab) -> None:
+    topology = two_routers()
+    topology["links"] = [["n1", "r1"], ["n2", "r1"]]
+    del topology["routers"]["r2"]
+    net = await lab(topology)
+    for family in ("-4", "-6"):
+        await eventually(partial(net.run, "a1", "ping", family, "-c1", "-W1", "b1"))
+    async with traffic(net, "a1", "b1", flows=2) as streams:
+        await asyncio.sleep(0.2)
+        await net.fail_link("n1", "r1", silent=True)
+        await asyncio.sleep(0.3)
+        await net.heal_link("n1", "r1")
+        await asyncio.sleep(0.2)
+    for stream in streams.values():
+        assert 0.2 < stream.lost_s < 0.6, str(stream)
+        assert stream.lost[-1].sent_at - stream.lost[0].sent_at < timedelta(seconds=0.7)
+        assert stream.sent > len(stream.lost)
+
+
+@pytest.mark.parametrize("daemon", ["bird", "frr"])
+async def test_a_router_without_power_comes_back(lab: BuildLab, daemon: str) -> None:
+    net = await lab(two_routers(daemon))
+    await settled(net)
+    await net.power_off("r1")
+    assert "NO-CARRIER" in await net.run("n2", "ip", "link", "show", "eth0")
+    await eventually(partial(ways, net, "n1", "10.42.1.0/24"), ["eth1"].__eq__)
+    status = await look(net)
+    assert {machine.name: machine.state for machine in status.machines}["r1"] == "off"
+    await net.restart("r1")
+    await settled(net)
+
+
+async def test_a_link_that_was_cut_stays_cut_when_its_machine_comes_back(lab: BuildLab) -> None:
+    net = await lab(two_routers())
+    await net.fail_link("n1", "r1")
+    await net.power_off("r1")
+    await net.power_on("r1")
+    assert "NO-CARRIER" in await net.run("n1", "ip", "link", "show", "eth0")
+    assert "NO-CARRIER" not in await net.run("n2", "ip", "link", "show", "eth0")
+
+
+async def test_a_router_restarts_without_a_packet_lost(lab: BuildLab) -> None:
+    net = await lab(two_routers())
+    await settled(net)
+    async with traffic(net, "a1", "b1") as streams, route_events(net, "n1", "n2") as events:
+        await net.restart("r1")
+        await settled(net)
+    assert not any(stream.lost for stream in streams.values()), [*map(str, streams.values())]
+    assert not any(recorder.lines for recorder in events.values()), [*map(str, events.values())]
+
+
+async def test_without_graceful_restart_a_restart_is_seen(lab: BuildLab) -> None:
+    """The control of the test above: it must not be blind."""
+    net = await lab(two_routers(gracefulRestart=False))
+    await settled(net)
+    async with route_events(net, "n1") as events:
+        await net.restart("r1")
+        await settled(net)
+    assert events["n1"].lines
+
+
+async def test_a_killed_process_stays_dead_and_links_stay_up(lab: BuildLab) -> None:
+    net = await lab(two_routers())
+    await net.kill("r1")
+    assert not net.is_running("r1")
+    assert "NO-CARRIER" not in await net.run("n1", "ip", "link", "show", "eth0")
+    with pytest.raises(LabError, match="nothing was started on r1"):
+        await net.kill("r1")
+    await net.start("r1")
+    with pytest.raises(LabError, match="r1 runs already"):
+        await net.start("r1")
+
+
+# Nodes that run a command
+
+
+async def test_a_command_in_place_of_the_agent_sees_objects_change(lab: BuildLab) -> None:
+    copy = "while sleep 0.02; do cp {config}/nodes.yaml {config}/manifests/x.yaml {run_dir}/; echo {node}; done"
+    net = await lab(
+        {"nodes": {"n1": {"command": ["sh", "-c", copy]}, "n2": {"daemon": "none"}}, "links": [["n1", "n2"]]},
+        {"x.yaml": [{"kind": "One"}]},
+    )
+    seen = net.run_directory("n1")
+    await eventually((seen / "x.yaml").read_text, "kind: One\n".__eq__)
+    (net.manifests / "new").write_text("kind: Two\n")
+    (net.manifests / "new").replace(net.manifests / "x.yaml")
+    await eventually((seen / "x.yaml").read_text, "kind: Two\n".__eq__)
+    assert "address: 172.31.0.0" in (seen / "nodes.yaml").read_text()
+    assert set(net.state.log("n1", "agent").read_text().split()) == {"n1"}
+
+
+# Up and down
+
+
+def processes_naming(text: str) -> set[int]:
+    """Return processes with a text in their command line."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text.encode() in path.read_bytes():
+                found.add(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+async def test_down_leaves_nothing(lab: BuildLab) -> None:
+    namespaces, interfaces = existing(), await run(["ip", "-j", "link"])
+    net = await lab({**two_routers("frr"), "routers": {**two_routers("frr")["routers"]}})
+    # What a killed agent's children and a forgotten shell are: in a namespace of the lab, known to nobody.
+    orphan = await asyncio.create_subprocess_exec(*net.command("n1", ["sleep", "1000"]))
+    await net.fail_link("n1", "r1")
+    assert processes_naming(net.name)
+    await net.down()
+    assert await orphan.wait() == -signal.SIGKILL
+    assert existing() == namespaces
+    assert await run(["ip", "-j", "link"]) == interfaces
+    assert not processes_naming(net.name)
+    assert not net.state.path.exists()
+
+
+async def test_a_lab_that_is_up_is_not_built_again(lab: BuildLab) -> None:
+    net = await lab(two_routers())
+    with pytest.raises(LabError, match=f"lab {net.name} is up already: `tortie lab down {net.name}` first"):
+        await Lab.up(net.topology)
+    assert net.is_running("r1")
+
+
+async def test_a_lab_is_found_again_by_its_name(lab: BuildLab) -> None:
+    net = await lab(two_routers())
+    await net.announce("r1", "192.0.2.0/24")
+    again = Lab.find(net.name)
+    assert again.plan == net.plan
+    assert "192.0.2.0/24" in await prefixes_at(again, "r1")
+
+
+async def test_two_labs_of_one_topology_live_side_by_side(lab: BuildLab) -> None:
+    one, two = await asyncio.gather(lab(two_routers()), lab(two_routers()))
+    await asyncio.gather(settled(one), settled(two))
+    await one.down()
+    assert (await look(two)).is_healthy
+    await two.run("a1", "ping", "-c1", "-W2", "b1")
+
+
+@pytest.fixture
+def foreign_namespace() -> Iterator[str]:
+    name = f"tl-f{os.getpid()}-n2"
+    os.system(f"ip netns add {name}")  # noqa: S605 - a name of our own
+    yield name
+    os.system(f"ip netns del {name}")  # noqa: S605 - a name of our own
+
+
+async def test_a_namespace_of_somebody_else_is_left_alone(foreign_namespace: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    name = foreign_namespace.split("-")[1]
+    with pytest.raises(LabError, match=f"network namespace {foreign_namespace} exists and is not this lab's"):
+        await Lab.up(parse(two_routers() | {"name": name}))
+    assert foreign_namespace in existing()
+    assert not (default_root() / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda topology: topology["routers"]["r1"].update(config="nonsense"), r"r1: bird ended; .*nonsense|r1: bird"),
+        (lambda topology: topology["nodes"].update(n3={"command": []}), "n3: agent (ended|does not answer)"),
+    ],
+    ids=["daemon", "agent"],
+)
+async def test_a_half_built_lab_says_why_and_goes_away(
+    change: Callable[[dict[str, Any]], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    monkeypatch.setattr("sys.executable", "/nonexistent/python")
+    topology = two_routers() | {"name": f"h{os.getpid()}"}
+    change(topology)
+    if "n3" in topology["nodes"]:
+        topology["links"].append(["n3", "r1"])
+    namespaces = existing()
+    with pytest.raises(LabError, match=message):
+        await Lab.up(parse(topology))
+    state = State.find(default_root(), topology["name"])
+    assert existing() > namespaces
+    await tear_down(state)
+    assert existing() == namespaces
+    assert not processes_naming(topology["name"])
