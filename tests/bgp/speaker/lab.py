@@ -79,13 +79,18 @@ class Bird:
         return IPv6Address(f"fd99:{self.number}::1")
 
     def write(
-        self, *originated: str, v6: bool = False, own_med: bool = False, options: str = "", channel: str = ""
+        self,
+        *originated: str,
+        v6: bool = False,
+        own_med: bool = False,
+        options: str = "",
+        neighbour: IPv4Address | None = None,
     ) -> None:
         """Write the configuration: prefixes to originate, and what is special about the session.
 
         With `own_med` each prefix has a MED of its own, so that each needs an UPDATE of its own.
         """
-        ours, theirs = (self.v6, self.node_v6) if v6 else (self.v4, self.node_v4)
+        ours, theirs = (self.v6, self.node_v6) if v6 else (self.v4, neighbour or self.node_v4)
         routes = [
             f"  route {prefix} blackhole{f' {{ bgp_med = {number}; }}' if own_med else ''};\n"
             for number, prefix in enumerate(originated)
@@ -108,8 +113,8 @@ protocol bgp node {{
   connect delay time 1;
   error wait time 1, 2;
   {options}
-  ipv4 {{ import all; export where source = RTS_STATIC; next hop self; {channel} }};
-  ipv6 {{ import all; export where source = RTS_STATIC; next hop self; {channel} }};
+  ipv4 {{ import all; export where source = RTS_STATIC; next hop self; }};
+  ipv6 {{ import all; export where source = RTS_STATIC; next hop self; }};
 }}
 """)
 

@@ -185,7 +185,7 @@ async def test_a_link_local_peer_gives_link_local_next_hops_with_the_interface(
         run("ip", "-n", where, "addr", "flush", "dev", device, "scope", "link")
         run("ip", "-n", where, "addr", "flush", "dev", device, "scope", "global")
         run("ip", "-n", where, "addr", "add", f"{address}/64", "dev", device, "nodad")
-    bird.write("192.0.2.0/24", "2001:db8:2::/48", channel="")
+    bird.write("192.0.2.0/24", "2001:db8:2::/48")
     text = (bird.directory / "bird.conf").read_text()
     text = text.replace("local 10.99.1.2 as", "local fe80::2 as").replace(
         "neighbor 10.99.1.1 as", "neighbor fe80::1%'eth0' as"
@@ -211,10 +211,16 @@ async def test_ttl_security_of_one_peer_does_not_shut_out_another(
     lab: Lab, speaker: ExaBGPSpeaker, listener: Listener
 ) -> None:
     guarded, other = lab.bird(), lab.bird()
-    guarded.write(options="ttl security on;")
-    other.write(options="direct;")
-    for bird in (guarded, other):
+    shared = IPv4Address("10.99.99.1")
+    run("ip", "-n", lab.node, "addr", "add", f"{shared}/32", "dev", "lo")
+    for bird, options in ((guarded, "multihop 2; ttl security on;"), (other, "multihop 2;")):
+        run("ip", "-n", bird.namespace, "route", "add", str(shared), "via", str(bird.node_v4))
+        bird.write(options=options, neighbour=shared)
         bird.start()
-    configure(speaker, session(guarded, minimum_ttl=255), session(other))
+    configure(
+        speaker,
+        session(guarded, local_address=shared, minimum_ttl=254),
+        session(other, local_address=shared, ttl=2, peer_port=1),  # it has to come to us
+    )
     await listener.until(SessionUp, guarded.v4)
     await listener.until(SessionUp, other.v4)
