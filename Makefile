@@ -9,7 +9,7 @@ setup: ## install what is needed: system packages (as root), .venv from the lock
 	@scripts/setup
 
 demo: setup ## two racks, real routers, real packets: see the product work
-	@scripts/demo
+	@$(BIN)/python scripts/demo.py
 
 test: setup ## every test this machine can run
 	@$(BIN)/python -m pytest --cov --cov-report=term

@@ -1,0 +1,64 @@
+"""Asking an agent over its unix socket."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+
+T = TypeVar("T")
+DEFAULT_SOCKET: Final = Path("/run/tortie/agent.sock")
+TIMEOUT_S: Final = 10.0
+
+
+class UnreachableError(Exception):
+    """No agent answered; the text says which socket and why."""
+
+
+class RefusedError(Exception):
+    """The agent did not take the question; the text is its answer."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+def socket_path(given: Path | None) -> Path:
+    """Return the socket to ask: as given, from TORTIE_SOCKET, or the default."""
+    return given or Path(os.environ.get("TORTIE_SOCKET", DEFAULT_SOCKET))
+
+
+def ask(path: Path, what: str, answer: type[T], **query: str) -> T:
+    """Return the agent's answer. Raises UnreachableError or RefusedError."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", f"/v1/{what}" + (f"?{urlencode(query)}" if query else ""))
+        response = connection.getresponse()
+        body = response.read()
+    except FileNotFoundError:
+        raise UnreachableError(
+            f"no agent at {path}: is it running here? (--socket or TORTIE_SOCKET names another)"
+        ) from None
+    except OSError as error:
+        raise UnreachableError(f"the agent at {path} does not answer: {error.strerror or error}") from None
+    finally:
+        connection.close()
+    if response.status != http.HTTPStatus.OK:
+        try:
+            reason = msgspec.json.decode(body)["error"]
+        except (msgspec.DecodeError, KeyError, TypeError):
+            reason = f"the agent answered {response.status}"
+        raise RefusedError(reason)
+    return msgspec.json.decode(body, type=answer)

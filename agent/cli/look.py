@@ -1,0 +1,219 @@
+"""tortie status, peers, routes: what one agent is doing."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import typer
+from rich.text import Text
+
+from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
+from agent.cli.output import (
+    FOUND,
+    OK,
+    Format,
+    OutputOption,
+    SocketOption,
+    console,
+    duration,
+    fail,
+    print_json,
+    print_table,
+)
+from agent.report import (
+    AdvertisedRoute,
+    AvailableRoute,
+    Explanation,
+    FamilyCounts,
+    InstalledRoute,
+    PeerReport,
+    StatusReport,
+)
+
+T = TypeVar("T")
+routes = typer.Typer(no_args_is_help=True, help="Routes: heard from peers, told to them, in the kernel, and why.")
+
+
+def _ask(socket: SocketOption, what: str, answer: type[T], **query: str) -> T:
+    try:
+        return ask(socket_path(socket), what, answer, **query)
+    except (UnreachableError, RefusedError) as error:
+        fail(str(error))
+
+
+def status(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
+    """Show whether the node can carry pods, and if not, why.
+
+    Exit status 1 if it cannot. Example: tortie status -o json
+    """
+    report = _ask(socket, "status", StatusReport)
+    if output is Format.JSON:
+        print_json(report)
+    else:
+        _print_status(report)
+    raise typer.Exit(OK if report.ready else FOUND)
+
+
+def _print_status(report: StatusReport) -> None:
+    out = console()
+    word = Text("ready", "green") if report.ready else Text("not ready", "red")
+    asn = f"AS {report.local_asn}, router id {report.router_id}" if report.local_asn else "no BGP identity yet"
+    out.print(Text.assemble((report.node, "bold"), ": ", word, f", {asn}, up {duration(report.uptime_seconds)}"))
+    out.print(f"  sessions   {report.sessions_established} of {report.sessions_configured} established")
+    kernel = f"{report.routes_installed} in the kernel"
+    if report.routes_pending:
+        kernel += f", {report.routes_pending} pending"
+    if report.routes_refused:
+        kernel += f", {report.routes_refused} refused"
+    out.print(f"  routes     {kernel}; {report.prefixes_known} prefixes known")
+    out.print(f"  pod CIDRs  {', '.join(report.pod_cidrs) or 'none'}")
+    if report.restarting:
+        waiting = ", ".join(report.waiting_for) or "the objects"
+        out.print(f"  restart    routes of before are left untouched until these are heard: {waiting}")
+    if not report.speaker_running or report.speaker_restarts:
+        running = "running" if report.speaker_running else "not running"
+        out.print(f"  speaker    {running}, restarted {report.speaker_restarts} times")
+    for condition in report.conditions:
+        if condition.type != "Ready" or condition.status != "True":
+            out.print(f"  {condition.type}={condition.status}  {condition.reason}: {condition.message}")
+    for problem in report.problems:
+        out.print(Text(f"  problem    {problem}", "yellow"))
+
+
+def peers(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
+    """Show every BGP session, and why one is down.
+
+    Exit status 1 if any is down. Example: tortie peers
+    """
+    reports = _ask(socket, "peers", list[PeerReport])
+    if output is Format.JSON:
+        print_json(reports)
+    else:
+        print_table(
+            ["Node", "Local AS", "Peer AS", "Peer Address", "Session State", "Uptime", "Family", "Received",
+             "Accepted", "Advertised", "Note"],
+            [row for report in reports for row in _peer_rows(report)],
+            right=["Received", "Accepted", "Advertised"],
+        )  # fmt: skip
+    raise typer.Exit(OK if all(report.state == "Established" for report in reports) else FOUND)
+
+
+def _peer_rows(report: PeerReport) -> list[list[str | Text]]:
+    up = report.state == "Established"
+    state = Text(report.state, "green" if up else "red")
+    head: list[str | Text] = [
+        report.node, str(report.local_asn), str(report.peer_asn), report.peer, state, duration(report.uptime_seconds)
+    ]  # fmt: skip
+    if not up:
+        stale = sum(family.stale for family in report.families)
+        kept = f"; {stale} routes kept" if stale else ""
+        return [[*head, "", "", "", "", f"{report.reason}{kept}"]]
+    rows: list[list[str | Text]] = []
+    for family in report.families:
+        rows.append([*(head if not rows else [""] * len(head)), *_counts(family)])
+    return rows
+
+
+def _counts(family: FamilyCounts) -> list[str]:
+    notes = []
+    if family.refused:
+        notes.append(f"{family.refused} refused (tortie routes available)")
+    if family.discarded:
+        notes.append(f"{family.discarded} beyond the maximum")
+    if family.stale:
+        notes.append(f"{family.stale} stale")
+    numbers = [str(family.received), str(family.accepted), str(family.announced)]
+    return [family.family, *numbers, ", ".join(notes)]
+
+
+@routes.command()
+def available(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
+    """Show every path heard from peers, and what became of it.
+
+    Example: tortie routes available
+    """
+    rows = _ask(socket, "routes/available", list[AvailableRoute])
+    if output is Format.JSON:
+        print_json(rows)
+        return
+    print_table(
+        ["", "Prefix", "Peer", "Next Hop", "AS Path", "Pref", "MED", "Note"],
+        [[*_path_cells(row)] for row in rows],
+        right=["Pref", "MED"],
+    )
+
+
+def _path_cells(row: AvailableRoute) -> list[str]:
+    med = "" if row.med is None else str(row.med)
+    note = row.note + (" (stale)" if row.stale else "")
+    path = " ".join(map(str, row.as_path))
+    return ["*" if row.used else "", row.prefix, row.peer, row.next_hop, path, str(row.local_preference), med, note]
+
+
+@routes.command()
+def advertised(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
+    """Show what is announced to each peer.
+
+    Example: tortie routes advertised -o json
+    """
+    rows = _ask(socket, "routes/advertised", list[AdvertisedRoute])
+    if output is Format.JSON:
+        print_json(rows)
+        return
+    print_table(
+        ["Prefix", "Peer", "Next Hop", "AS Path", "Communities"],
+        [
+            [row.prefix, row.peer, row.next_hop, " ".join(map(str, row.as_path)), " ".join(row.communities)]
+            for row in rows
+        ],
+    )
+
+
+@routes.command()
+def installed(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
+    """Show our routes and their state in the kernel.
+
+    Exit status 1 if one is not there. Example: tortie routes installed
+    """
+    rows = _ask(socket, "routes/installed", list[InstalledRoute])
+    if output is Format.JSON:
+        print_json(rows)
+    else:
+        print_table(["Prefix", "Via", "Age", "Origin", "State"], [_installed_cells(row) for row in rows])
+    raise typer.Exit(OK if all(row.state.startswith(("in kernel", "shadowed")) for row in rows) else FOUND)
+
+
+def _installed_cells(row: InstalledRoute) -> list[str | Text]:
+    state = Text(row.state, "green" if row.state == "in kernel" else "yellow")
+    return [row.prefix, ", ".join(row.via), duration(row.age_seconds), row.origin, state]
+
+
+@routes.command()
+def explain(
+    prefix: Annotated[str, typer.Argument(help="A prefix such as 10.42.1.0/24.")],
+    output: OutputOption = Format.TABLE,
+    socket: SocketOption = None,
+) -> None:
+    """Say why a prefix goes where it goes: every path, the step that decided, the kernel's route, who is told.
+
+    Exit status 1 if no path is used. Example: tortie routes explain 10.42.1.0/24
+    """
+    answer = _ask(socket, "routes/explain", Explanation, prefix=prefix)
+    used = sum(path.used for path in answer.paths)
+    if output is Format.JSON:
+        print_json(answer)
+    else:
+        out = console()
+        out.print(
+            f"{answer.prefix}, {len(answer.paths)} paths, {used} used" + (f": {answer.note}" if answer.note else "")
+        )
+        print_table(
+            ["", "Peer", "Origin", "Next Hop", "AS Path", "Pref", "MED", "Note"],
+            [[cells[0], cells[2], row.origin, *cells[3:]] for row in answer.paths for cells in [_path_cells(row)]],
+            right=["Pref", "MED"],
+        )
+        if answer.route is not None:
+            age = duration(answer.route.age_seconds)
+            out.print(f"kernel: {', '.join(answer.route.via)}; {answer.route.state}, since {age}")
+        out.print(f"announced to: {', '.join(answer.advertised_to) or 'nobody'}")
+    raise typer.Exit(OK if used or answer.route else FOUND)

@@ -1,0 +1,118 @@
+"""`tortie`: the commands, grouped by what a person wants."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent import __version__
+from agent.cli import lab, look
+from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
+
+LOOK, WHY, CHANGE, RUN = "Look", "Ask why", "Change", "Run"
+
+app = typer.Typer(
+    name="tortie",
+    help="Kubernetes node networking without an overlay: pod routes over BGP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config = typer.Typer(no_args_is_help=True, help="Look over manifests before they are in force.")
+
+app.command(rich_help_panel=LOOK)(look.status)
+app.command(rich_help_panel=LOOK)(look.peers)
+app.add_typer(look.routes, name="routes", rich_help_panel=LOOK)
+app.add_typer(config, name="config", rich_help_panel=CHANGE)
+app.add_typer(lab.app, name="lab", rich_help_panel=RUN)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tortie {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(rich_help_panel=RUN)
+def agent(
+    config: Annotated[Path, typer.Option("--config", help="Directory of manifests.", exists=True, file_okay=False)],
+    node: Annotated[str, typer.Option("--node", envvar="NODE_NAME", help="Name of this node's Node object.")] = "",
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Socket and speaker files go here.")] = Path("/run/tortie"),
+    listen: Annotated[
+        str, typer.Option("--listen", help="Where /healthz, /readyz and /metrics are served; empty for nowhere.")
+    ] = "127.0.0.1:9797",
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run a node from a directory of manifests, and follow its changes.
+
+    Example: tortie agent --config /etc/tortie --node n1
+    """
+    # Only the agent needs these: the other commands must start fast.
+    import asyncio  # noqa: PLC0415
+
+    from agent import daemon, exclusive, logs  # noqa: PLC0415
+
+    name = node or socket.gethostname()
+    if log_level not in logs.LEVELS:
+        fail(f"--log-level {log_level!r}: one of {', '.join(logs.LEVELS)}")
+    logs.configure(log_level, node=name)
+    options = daemon.Options(config, name, run_dir, _listen_address(listen))
+    try:
+        asyncio.run(daemon.run(options))
+    except exclusive.AlreadyRunningError as error:
+        fail(str(error))
+    except PermissionError as error:
+        fail(f"not permitted: {error}; the agent needs CAP_NET_ADMIN and its run directory {run_dir}")
+
+
+def _listen_address(text: str) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        fail(f"--listen {text!r}: HOST:PORT, such as 127.0.0.1:9797 or [::]:9797")
+    return host.strip("[]") or "::", int(port)
+
+
+@config.command()
+def check(
+    directory: Annotated[Path, typer.Argument(help="Directory of manifests.", exists=True, file_okay=False)],
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Name file, line, field and reason of everything in DIRECTORY that would not be taken as written.
+
+    Exit status 1 if there is any. Example: tortie config check /etc/tortie
+    """
+    from agent.check import check_manifests  # noqa: PLC0415 - reads YAML, which nothing else here does
+
+    problems = check_manifests(directory)
+    if output is Format.JSON:
+        print_json([problem.to_json() for problem in problems])
+    else:
+        for problem in problems:
+            typer.echo(str(problem))
+        typer.echo(f"{len(problems)} problems" if problems else "no problems")
+    raise typer.Exit(FOUND if problems else OK)
+
+
+def main() -> None:
+    """Run `tortie`. Whatever goes wrong ends as one line, not as a trace."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(FAILED) from None

@@ -1,0 +1,109 @@
+"""The agent's ears: HTTP on a unix socket for `tortie`, and health and metrics on TCP for the cluster.
+
+The socket is 0600 and answers everything; the TCP side answers only /healthz, /readyz and /metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from agent.metrics import REGISTRY
+from agent.view import View
+from inet.prefix import Prefix
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=_encode(value), status=status, content_type="application/json")
+
+
+def _answer(make: Callable[[], Any]) -> Callable[[web.Request], Any]:
+    async def handle(_request: web.Request) -> web.Response:
+        return _json(make())
+
+    return handle
+
+
+def control_app(view: View) -> web.Application:
+    """Return what the unix socket serves."""
+
+    async def explain(request: web.Request) -> web.Response:
+        try:
+            prefix = Prefix.parse(request.query.get("prefix", ""))
+        except ValueError as error:
+            return _json({"error": str(error)}, 400)
+        return _json(await view.explain(prefix))
+
+    async def installed(_request: web.Request) -> web.Response:
+        return _json(await view.installed())
+
+    app = health_app(view)
+    app.add_routes(
+        [
+            web.get("/v1/status", _answer(view.status)),
+            web.get("/v1/peers", _answer(view.peers)),
+            web.get("/v1/routes/available", _answer(view.available)),
+            web.get("/v1/routes/advertised", _answer(view.advertised)),
+            web.get("/v1/routes/installed", installed),
+            web.get("/v1/routes/explain", explain),
+        ]
+    )
+    return app
+
+
+def health_app(view: View) -> web.Application:
+    """Return what the TCP port serves."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        reason, message = view.unready()
+        return web.Response(text=f"{reason}: {message}\n" if reason else "ok\n", status=503 if reason else 200)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serve(view: View, socket: Path, listen: tuple[str, int] | None) -> AsyncIterator[None]:
+    """Serve until the block ends. Raises OSError where an address cannot be had."""
+    async with contextlib.AsyncExitStack() as stack:
+        control = await _runner(stack, control_app(view))
+        with _only_owner():
+            await web.UnixSite(control, str(socket)).start()
+        stack.callback(socket.unlink, missing_ok=True)
+        if listen is not None:
+            health = await _runner(stack, health_app(view))
+            await web.TCPSite(health, *listen).start()
+        yield
+
+
+async def _runner(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
+
+
+@contextlib.contextmanager
+def _only_owner() -> Iterator[None]:
+    """Make what is created here readable and writable by its owner alone."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -1,0 +1,143 @@
+"""One node's agent, wired: datastore → configuration → routing → kernel, and its ears. `run` is the whole of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from felix.monitor import NetlinkMonitor
+from felix.resolver import NetlinkResolver
+
+from agent import exclusive, metrics
+from agent.collector import StateCollector
+from agent.control import serve
+from agent.datastore import Batch, Datastore
+from agent.datastore.directory import DirectoryDatastore
+from agent.objects.kinds import Keyed
+from agent.objects.model import Key
+from agent.routing import Routing
+from agent.translate import problem_of, translate
+from agent.view import View
+from bgp.speaker import Speaker, SpeakerError
+from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
+from felix import sysctl
+from felix.fib import Fib
+from felix.netlinktable import open_route_table
+
+SPEAKER_RETRY_S: Final = 2.0
+
+log = structlog.get_logger("agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line said."""
+
+    config: Path
+    node: str
+    run_dir: Path
+    listen: tuple[str, int] | None
+
+
+class Agent:
+    """Takes objects over into routing. Everything it touches is handed in."""
+
+    def __init__(self, node: str, datastore: Datastore, routing: Routing, view: View) -> None:
+        self._node = node
+        self._datastore = datastore
+        self._routing = routing
+        self._view = view
+        self._objects: dict[Key, Keyed] = {}
+        self._full_lists = 0
+        self._speaker_started = False
+
+    async def run(self) -> None:
+        """Follow objects, peers and kernel until cancelled."""
+        await self._datastore.start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._routing.run(), name="routing")
+            tasks.create_task(self._follow_objects(tasks), name="objects")
+
+    async def _follow_objects(self, tasks: asyncio.TaskGroup) -> None:
+        async for batch in self._datastore.batches():
+            self._objects.update(batch.changed)
+            for key in batch.deleted:
+                self._objects.pop(key, None)
+            if batch.is_synced and await self._take_over(batch) and not self._speaker_started:
+                self._speaker_started = True
+                tasks.create_task(self._start_speaker(), name="speaker start")
+
+    async def _take_over(self, batch: Batch) -> bool:
+        """Have routing follow the objects; whether there is anything to route by."""
+        metrics.OBJECT_CHANGES.inc()
+        config, complaints = translate(self._objects.values())
+        self._view.is_synced = True
+        problems = [*map(str, batch.problems), *map(str, map(problem_of, complaints))]
+        node = config.nodes.get(self._node)
+        if node is not None:
+            plan = await self._routing.configure(config, node)
+            problems += map(str, map(problem_of, plan.complaints))
+            if batch.full_lists > self._full_lists:
+                self._full_lists = batch.full_lists
+                self._routing.confirm_full_list()
+        elif self._routing.plan is None:
+            problems.append(f"there is no Node object {self._node}: nothing is done until there is one")
+        else:
+            problems.append(f"Node {self._node} is gone: its last version stays in force")
+        for problem in problems:
+            if problem not in self._view.problems:
+                log.warning("object.problem", problem=problem)
+        self._view.problems = problems
+        return node is not None
+
+    async def _start_speaker(self) -> None:
+        """Start speaking, now that there is something to say. What fails is tried again for ever."""
+        while True:
+            try:
+                return await self._routing.speaker.start()
+            except SpeakerError as error:
+                log.error("speaker.failed", reason=str(error))  # noqa: TRY400 - a sentence for people, no trace
+                await asyncio.sleep(SPEAKER_RETRY_S)
+
+
+@contextlib.asynccontextmanager
+async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
+    """Build the agent on the real kernel of this network namespace."""
+    for change in sysctl.prepare():
+        log.info("sysctl", setting=str(change))
+    async with contextlib.AsyncExitStack() as stack:
+        table = stack.enter_context(contextlib.closing(open_route_table()))
+        resolver = await stack.enter_async_context(NetlinkResolver.open())
+        monitor = await stack.enter_async_context(NetlinkMonitor.open())
+        fib = Fib(table)
+        await fib.adopt()
+        routing = Routing(speaker, fib, resolver, monitor)
+        view = View(options.node, routing)
+        metrics.REGISTRY.register(StateCollector(view))
+        await stack.enter_async_context(serve(view, options.run_dir / "agent.sock", options.listen))
+        yield Agent(options.node, DirectoryDatastore(options.config), routing, view)
+
+
+async def run(options: Options) -> None:
+    """Run until SIGTERM or SIGINT. Kernel routes stay; peers with graceful restart keep theirs."""
+    options.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with exclusive.claim():
+        started = time.monotonic()
+        speaker = ExaBGPSpeaker(options.run_dir)
+        async with assemble(options, speaker) as agent:
+            log.info("agent.started", config=str(options.config))
+            running = asyncio.create_task(agent.run(), name="agent")
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, running.cancel)
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            await speaker.stop(graceful=True)
+        log.info("agent.stopped", after_s=round(time.monotonic() - started, 1))

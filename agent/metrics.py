@@ -1,0 +1,16 @@
+"""What is counted as it happens; `agent.collector` reads the rest off the running state when somebody asks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+REGISTRY: Final = CollectorRegistry()
+RECONCILE_SECONDS: Final = Histogram(
+    "tortie_reconcile_seconds",
+    "From the first unhandled event to the kernel written.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    registry=REGISTRY,
+)
+OBJECT_CHANGES: Final = Counter("tortie_object_changes", "Batches of changed objects taken over.", registry=REGISTRY)

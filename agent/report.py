@@ -1,0 +1,129 @@
+"""What the agent tells about itself, as JSON has it: the shapes behind every `-o json` and behind the tables.
+
+Structs are written by the agent and read by the command line; both sides share these definitions. Field names
+are camelCase on the wire. Times are RFC 3339 in UTC, durations seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+
+class FamilyCounts(msgspec.Struct, rename="camel", frozen=True):
+    """Prefixes of one family of a session. `discarded` were more than the maximum."""
+
+    family: str
+    received: int
+    accepted: int
+    refused: int
+    stale: int
+    discarded: int
+    announced: int
+
+
+class PeerReport(msgspec.Struct, rename="camel", frozen=True):
+    """One session."""
+
+    node: str
+    peer: str
+    origin: str  # the object it comes from: BGPPeer/tor-1, mesh/n2
+    local_asn: int = msgspec.field(name="localASN")
+    peer_asn: int = msgspec.field(name="peerASN")
+    state: str
+    since: str
+    uptime_seconds: float | None  # None while not established
+    reason: str  # why it is not established; "" when it is
+    last_error: str
+    flaps: int
+    router_id: str = msgspec.field(name="routerID")  # the peer's; "" while not established
+    families: list[FamilyCounts]
+
+
+class AvailableRoute(msgspec.Struct, rename="camel", frozen=True):
+    """One path of a prefix, as one peer sent it."""
+
+    prefix: str
+    peer: str
+    origin: str
+    next_hop: str
+    as_path: list[int]
+    local_preference: int
+    med: int | None
+    communities: list[str]
+    used: bool
+    stale: bool
+    note: str
+
+
+class AdvertisedRoute(msgspec.Struct, rename="camel", frozen=True):
+    """One prefix as it is announced to one peer."""
+
+    prefix: str
+    peer: str
+    origin: str
+    next_hop: str
+    as_path: list[int]
+    local_preference: int | None
+    med: int | None
+    communities: list[str]
+
+
+class InstalledRoute(msgspec.Struct, rename="camel", frozen=True):
+    """One route as it should be in the kernel, and whether it is."""
+
+    prefix: str
+    via: list[str]  # "172.16.1.1 eth0", or "blackhole"
+    origin: str
+    state: str  # in kernel, pending, refused: why, shadowed by static (metric 100)
+    age_seconds: float | None
+
+
+class Explanation(msgspec.Struct, rename="camel", frozen=True):
+    """Everything known of one prefix: every path with what became of it, the route, who is told."""
+
+    prefix: str
+    paths: list[AvailableRoute]
+    route: InstalledRoute | None
+    advertised_to: list[str]
+    note: str  # what a person should know besides: no path at all, covered by another prefix
+
+
+class ConditionReport(msgspec.Struct, rename="camel", frozen=True):
+    """A condition as Kubernetes has them."""
+
+    type: str
+    status: str  # True, False
+    reason: str
+    message: str
+
+
+class StatusReport(msgspec.Struct, rename="camel", frozen=True):
+    """One node in short."""
+
+    node: str
+    version: str
+    ready: bool
+    local_asn: int | None = msgspec.field(name="localASN")
+    router_id: str = msgspec.field(name="routerID")
+    pod_cidrs: list[str] = msgspec.field(name="podCIDRs")
+    sessions_established: int
+    sessions_configured: int
+    routes_installed: int
+    routes_pending: int
+    routes_refused: int
+    routes_repaired: int  # found missing or changed in the kernel, by whomever
+    prefixes_known: int
+    restarting: bool  # routes of before the restart are still untouched
+    waiting_for: list[str]  # peers whose End-of-RIB is awaited
+    speaker_running: bool
+    speaker_restarts: int
+    uptime_seconds: float
+    conditions: list[ConditionReport]
+    problems: list[str]
+
+
+def timestamp(seconds: float) -> str:
+    """Return a wall-clock time as RFC 3339 has it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,441 @@
+"""The loop that makes a node a BGP speaker: configuration, sessions and kernel events in, routes and announcements out.
+
+All decisions are made elsewhere (`bgp`), all kernel writes too (`felix`). Here events meet state, in one place and
+on one event loop: `configure` takes a new configuration, `run` follows the speaker and the kernel. Handlers only
+note what changed and wake the worker; the worker resolves, decides, announces and writes until nothing is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
+
+import structlog
+from felix.monitor import (
+    AddressChanged,
+    ForeignRouteChanged,
+    KernelEvent,
+    LinkChanged,
+    Monitor,
+    Overflow,
+    OwnNextHopChanged,
+    OwnRouteChanged,
+)
+from felix.resolver import Resolver
+
+from agent import metrics
+from agent.forwarding import Forwarding
+from agent.peers import Peer
+from bgp.advertisement import Advertiser
+from bgp.config import BgpConfig, Node
+from bgp.deferral import Deferral
+from bgp.graceful_restart import Action, Retention
+from bgp.graceful_restart import Event as RestartEvent
+from bgp.path import Attributes, PeerKey, Source
+from bgp.peering import Plan, PlannedSession, plan
+from bgp.rib import Rib
+from bgp.speaker import EndOfRib, Event, SessionDown, SessionUp, Speaker, SpeakerLost, Update
+from felix.fib import Fib
+from inet.prefix import Family, IPAddress, Prefix
+
+DECISIONS_AT_A_TIME: Final = 2000
+"""Prefixes decided before the event loop gets a turn: about 10 ms."""
+
+RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
+"""Pauses between attempts to write what the kernel refused."""
+
+RESYNC_INTERVAL_S: Final = 300.0
+"""How often everything of ours is read back from the kernel, whatever events say."""
+
+log = structlog.get_logger("routing")
+
+
+class Routing:
+    """One node's routing. Does nothing until the first `configure`."""
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        fib: Fib,
+        resolver: Resolver,
+        monitor: Monitor,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.speaker = speaker
+        self.fib = fib
+        self.rib = Rib()
+        self.peers: dict[PeerKey, Peer] = {}
+        self.plan: Plan | None = None
+        self.deferral: Deferral | None = None
+        self.forwarding = Forwarding(fib, resolver)
+        self._config = BgpConfig()
+        self._resolver = resolver
+        self._monitor = monitor
+        self._now = now
+        self._local_addresses: dict[PeerKey, IPAddress] = {}
+        self._wake = asyncio.Event()
+        self._woken_at: float | None = None
+        self._is_idle = asyncio.Event()
+        self._failures = 0
+        self._retry_at: float | None = None
+        self._resync_at = now() + RESYNC_INTERVAL_S
+        self._kernel_changed = False
+        self._is_released = False
+
+    # Configuration
+
+    async def configure(self, config: BgpConfig, node: Node) -> Plan:
+        """Take a new configuration. Sessions, rules and announcements that stay the same are not touched."""
+        await self._find_local_addresses(config, node)
+        planned = plan(config, node, self._local_addresses)
+        first = self.plan is None
+        self.plan, self._config = planned, config
+        if first:
+            self.deferral = Deferral(started=self._now(), limit_s=config.graceful_restart_time_s or 0.0)
+        self.rib.set_max_paths(config.max_paths)
+        self.forwarding.set_own(self.own_prefixes)
+        for key in self.peers.keys() - planned.sessions.keys():
+            await self._close(self.peers.pop(key), "no longer configured")
+        for key, session in planned.sessions.items():
+            await self._adopt_plan(key, session)
+        running = {key: each.session for key, each in planned.sessions.items() if not each.hindrance}
+        if self.deferral is not None:
+            self.deferral.expect(running)
+        self.speaker.configure(running)
+        self.wake()
+        return planned
+
+    @property
+    def own_prefixes(self) -> tuple[Prefix, ...]:
+        """What this node originates: the pod CIDRs it owns."""
+        return () if self.plan is None else self.plan.ownership.pod_cidrs_of(self.plan.node.name)
+
+    @property
+    def is_deferring(self) -> bool:
+        """Whether routes found at start are still left as they were (RFC 4724 section 4.1)."""
+        return self.deferral is None or bool(self.waiting_for())
+
+    def waiting_for(self) -> frozenset[PeerKey]:
+        """Peers whose End-of-RIB is awaited before routes of before the restart are touched."""
+        return self.deferral.waiting_for(self._now()) if self.deferral else frozenset()
+
+    def confirm_full_list(self) -> None:
+        """Say that all objects were read again: deletions that still stand are meant."""
+        self.fib.guard.confirm()
+        self.wake()
+
+    async def _adopt_plan(self, key: PeerKey, planned: PlannedSession) -> None:
+        peer = self.peers.get(key)
+        if peer is None:
+            own_restart_time = self._config.graceful_restart_time_s or 120
+            self.peers[key] = Peer(planned, Retention(own_restart_time), since=time.time())
+            return
+        peer.planned = planned
+        if planned.hindrance:
+            await self._close(peer, planned.hindrance)
+        else:
+            self.rib.set_rules(key, planned.rules)
+            self._advertise(peer)
+
+    async def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
+        """Ask the kernel which address it would use towards each peer; what was once found stays."""
+        for peering in config.peerings:
+            if peering.address is not None and node.name in peering.nodes and peering.source_address is None:
+                found = await self._resolver.source_towards(peering.address)
+                if found is not None:
+                    self._local_addresses[peering.address] = found
+
+    # Running
+
+    def wake(self) -> None:
+        """Something changed: have the worker look."""
+        if self._woken_at is None:
+            self._woken_at = self._now()
+        self._is_idle.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Follow the speaker and the kernel until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_speaker(), name="speaker events")
+            tasks.create_task(self._follow_kernel(), name="kernel events")
+            tasks.create_task(self._work(), name="worker")
+
+    async def settled(self) -> None:
+        """Wait until the worker has nothing left to do."""
+        await self._is_idle.wait()
+
+    async def _follow_speaker(self) -> None:
+        async for event in self.speaker.events():
+            await self._on_speaker(event)
+            self.wake()
+
+    async def _follow_kernel(self) -> None:
+        async for event in self._monitor.events():
+            await self._on_kernel(event)
+            self.wake()
+
+    async def _work(self) -> None:
+        while True:
+            deadline = self._next_deadline()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - self._now())):
+                    await self._wake.wait()
+            self._wake.clear()
+            woken_at, self._woken_at = self._woken_at, None
+            await self._work_once()
+            if woken_at is not None:
+                metrics.RECONCILE_SECONDS.observe(self._now() - woken_at)
+            if not self._wake.is_set():
+                self._is_idle.set()
+
+    def _next_deadline(self) -> float:
+        held = self.fib.guard.held
+        deadlines = [self._resync_at, self._retry_at, held.until if held else None]
+        deadlines.append(self.deferral.next_deadline() if self.deferral else None)
+        deadlines += [peer.retention.next_deadline() for peer in self.peers.values()]
+        return min(deadline for deadline in deadlines if deadline is not None)
+
+    async def _work_once(self) -> None:
+        now = self._now()
+        for peer in self.peers.values():
+            self._act(peer, peer.retention.handle(RestartEvent.TIMER, now))
+        if self._kernel_changed:
+            await self._follow_kernel_changes()
+        await self._decide()
+        if self.plan is not None and not self._is_released and not self.is_deferring:
+            await self._end_deferral()
+        if now >= self._resync_at:
+            self._resync_at = now + RESYNC_INTERVAL_S
+            with contextlib.suppress(OSError):  # `apply` meets it again, and says so
+                await self.fib.resync()
+        await self._write()
+
+    async def _decide(self) -> None:
+        while True:
+            self.rib.set_reachability(await self.forwarding.resolve(self.rib.take_unresolved()))
+            if not self.rib.has_work:
+                return
+            changed = self.rib.decide(DECISIONS_AT_A_TIME)
+            self.forwarding.install(changed)
+            self._pass_on(changed.keys())
+            await asyncio.sleep(0)
+
+    async def _write(self) -> None:
+        """Have the kernel catch up; what it refuses is tried again, less and less often."""
+        await self.fib.apply()
+        if not self.fib.errors:
+            self._failures, self._retry_at = 0, None
+            return
+        delay = RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S) - 1)]
+        if self._failures == 0:
+            error = next(iter(self.fib.errors.values()))
+            log.warning(
+                "routes.refused", count=len(self.fib.errors), prefix=str(error.destination), reason=error.message
+            )
+        self._failures += 1
+        self._retry_at = self._now() + delay
+
+    async def _end_deferral(self) -> None:
+        log.info("restart.complete", prefixes=len(self.rib.chosen()))
+        self._is_released = True
+        await self.fib.release()
+        for peer in self.peers.values():
+            self._advertise(peer)
+            self._finish_rib(peer)
+
+    # What the speaker says
+
+    async def _on_speaker(self, event: Event) -> None:
+        if isinstance(event, SpeakerLost):
+            self._on_speaker_lost(event)
+            return
+        peer = self.peers.get(event.peer)
+        if peer is None or peer.planned.hindrance:
+            return  # the last words of a session that is being taken down
+        match event:
+            case Update():
+                if event.peer in self.rib.peers():
+                    if event.withdrawn:
+                        self.rib.withdraw(event.peer, event.withdrawn)
+                    if event.attributes is not None:
+                        self.rib.learn(event.peer, event.attributes, event.announced)
+            case SessionUp():
+                self._on_up(peer, event)
+            case SessionDown():
+                await self._on_down(peer, event)
+            case EndOfRib():
+                self._on_end_of_rib(peer, event.family)
+
+    def _on_up(self, peer: Peer, event: SessionUp) -> None:
+        session, now = peer.planned.session, self._now()
+        log.info("session.up", peer=str(event.peer), origin=session.origin, families=_names(event.families))
+        peer.established, peer.since, peer.last_error = event, time.time(), ""
+        peer.announced = {}
+        peer.awaits_end_of_rib = set(event.families)
+        peer.owes_end_of_rib = set(event.families)
+        source = Source(event.peer, session.peer_asn, session.is_internal, event.router_id)
+        self.rib.open(source, peer.planned.rules)
+        offer = event.graceful_restart
+        peer.retention.offered(offer)
+        self._act(peer, peer.retention.handle(RestartEvent.SESSION_UP, now))
+        if self.deferral is not None:
+            self.deferral.session_up(event.peer, event.families, sends_end_of_rib=offer is not None, now=now)
+        self._advertise(peer)
+        self._finish_rib(peer)
+
+    async def _on_down(self, peer: Peer, event: SessionDown) -> None:
+        peer.last_error = event.reason
+        if not event.was_established or peer.established is None:
+            return
+        offers_restart = peer.planned.session.graceful_restart_time_s is not None
+        is_lost = event.notification is None and offers_restart and peer.retention.can_be_lost
+        log.warning(
+            "session.down",
+            peer=str(event.peer),
+            origin=peer.planned.session.origin,
+            reason=event.reason,
+            routes="kept" if is_lost else "withdrawn",
+        )
+        if not is_lost:
+            await self._close(peer, event.reason)
+            return
+        self._note_down(peer, event.reason)
+        self._act(peer, peer.retention.handle(RestartEvent.SESSION_LOST, self._now()))
+
+    def _on_end_of_rib(self, peer: Peer, family: Family) -> None:
+        key = peer.planned.session.peer
+        if peer.established is None:
+            return
+        self.rib.sweep(key, [family])
+        peer.awaits_end_of_rib.discard(family)
+        if not peer.awaits_end_of_rib:
+            self._act(peer, peer.retention.handle(RestartEvent.REFRESHED, self._now()))
+        if self.deferral is not None:
+            self.deferral.end_of_rib(key, family)
+
+    def _on_speaker_lost(self, event: SpeakerLost) -> None:
+        log.error("speaker.lost", reason=event.reason)
+        for peer in self.peers.values():
+            if peer.established is not None:
+                self._note_down(peer, event.reason)
+            self._act(peer, peer.retention.handle(RestartEvent.SPEAKER_LOST, self._now()))
+
+    async def _close(self, peer: Peer, reason: str) -> None:
+        """End a session for good: its paths go, all prefixes with an equal path at once, the others one by one."""
+        key = peer.planned.session.peer
+        if peer.established is not None:
+            self._note_down(peer, reason)
+        await self.forwarding.fail_over(self.rib.failover(lambda path: path.source.peer == key))
+        self._act(peer, peer.retention.handle(RestartEvent.SESSION_CLOSED, self._now()))
+
+    def _note_down(self, peer: Peer, reason: str) -> None:
+        peer.established, peer.since, peer.last_error = None, time.time(), reason
+        peer.flaps += 1
+        if self.deferral is not None:
+            self.deferral.session_down(peer.planned.session.peer)
+
+    def _act(self, peer: Peer, actions: tuple[Action, ...]) -> None:
+        key, retention = peer.planned.session.peer, peer.retention
+        for action in actions:
+            match action:
+                case Action.MARK_STALE:
+                    self.rib.mark_stale(key, retention.kept_families)
+                case Action.SWEEP:
+                    self.rib.sweep(key)
+                case Action.SWEEP_NOT_FORWARDED:
+                    self.rib.sweep(key, frozenset(Family) - retention.forwarded)
+                case Action.DROP:
+                    self.rib.drop(key)
+                case Action.DROP_NOT_KEPT:
+                    gone = frozenset(Family) - retention.kept_families
+                    self.rib.mark_stale(key, gone)
+                    self.rib.sweep(key, gone)
+
+    # What we say
+
+    def _advertiser(self, peer: Peer) -> Advertiser:
+        passes_on = self.plan is not None and self.plan.node.is_transit and not self.is_deferring
+        return Advertiser(peer.planned, passes_on=passes_on)
+
+    def _advertise(self, peer: Peer) -> None:
+        """Bring the Adj-RIB-Out of an established session to what it should be."""
+        if peer.established is None:
+            return
+        wanted = self._advertiser(peer).adj_rib_out(self.own_prefixes, self.rib.chosen())
+        for prefix in peer.announced.keys() - wanted.keys():
+            self._say(peer, prefix, None)
+        for prefix, attributes in wanted.items():
+            self._say(peer, prefix, attributes)
+
+    def _pass_on(self, prefixes: Collection[Prefix]) -> None:
+        """Tell the peers of a transit node about changed choices."""
+        if self.plan is None or not self.plan.node.is_transit or self.is_deferring:
+            return
+        chosen = self.rib.chosen()
+        for peer in self.peers.values():
+            if peer.established is None:
+                continue
+            advertiser = self._advertiser(peer)
+            for prefix in prefixes:
+                choice = chosen.get(prefix)
+                self._say(peer, prefix, advertiser.learned(prefix, choice.best) if choice else None)
+
+    def _say(self, peer: Peer, prefix: Prefix, attributes: Attributes | None) -> None:
+        if peer.established is None or prefix.family not in peer.established.families:
+            return
+        key = peer.planned.session.peer
+        if attributes is None:
+            if peer.announced.pop(prefix, None) is not None:
+                self.speaker.withdraw(key, prefix)
+        elif peer.announced.get(prefix) != attributes:
+            peer.announced[prefix] = attributes
+            self.speaker.announce(key, prefix, attributes)
+
+    def _finish_rib(self, peer: Peer) -> None:
+        """Send End-of-RIB: at once, or for a transit node when it has heard its own peers (RFC 4724 section 4.1)."""
+        if peer.established is None or (self.plan and self.plan.node.is_transit and self.is_deferring):
+            return
+        for family in sorted(peer.owes_end_of_rib):
+            self.speaker.end_of_rib(peer.planned.session.peer, family)
+        peer.owes_end_of_rib.clear()
+
+    # What the kernel says
+
+    async def _on_kernel(self, event: KernelEvent) -> None:
+        match event:
+            case LinkChanged():
+                self.fib.link_changed(event.interface)
+                self._kernel_changed = True
+            case AddressChanged():
+                self.fib.link_changed(event.interface)
+                self._kernel_changed = True
+            case ForeignRouteChanged():
+                self._kernel_changed = True
+            case OwnRouteChanged():
+                self.fib.route_lost(event.destination)
+            case OwnNextHopChanged():
+                self.fib.next_hops_changed()
+            case Overflow():
+                log.warning("kernel.events_lost")
+                self._kernel_changed = True
+                self._resync_at = self._now()
+
+    async def _follow_kernel_changes(self) -> None:
+        """Links, addresses or foreign routes changed: resolve again, and plan again if our own address is another."""
+        self._kernel_changed = False
+        self._resolver.invalidate()
+        await self.forwarding.follow_kernel(self.rib)
+        if self.plan is not None:
+            before = dict(self._local_addresses)
+            await self._find_local_addresses(self._config, self.plan.node)
+            if before != self._local_addresses:
+                await self.configure(self._config, self.plan.node)
+
+
+def _names(families: Iterable[Family]) -> list[str]:
+    return [family.label for family in sorted(families)]

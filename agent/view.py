@@ -1,0 +1,282 @@
+"""Reports made from the running state: what `tortie status`, `peers` and `routes` show. Reads, never writes."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from agent import __version__
+from agent.peers import Peer
+from agent.report import (
+    AdvertisedRoute,
+    AvailableRoute,
+    ConditionReport,
+    Explanation,
+    FamilyCounts,
+    InstalledRoute,
+    PeerReport,
+    StatusReport,
+    timestamp,
+)
+from agent.routing import Routing
+from bgp.path import AsPath, Attributes
+from bgp.peering import router_id
+from bgp.rib import Candidate
+from felix.fib import InstalledRoute as KernelRoute
+from felix.fib import State
+from felix.protocol import protocol_name
+from felix.route import Kind, NextHop
+from inet.prefix import Family, Prefix
+
+
+class View:
+    """Looks at one agent. `problems` are sentences about objects that are not in force as written."""
+
+    def __init__(self, node: str, routing: Routing) -> None:
+        self.node = node
+        self.problems: list[str] = []
+        self.is_synced = False
+        self._routing = routing
+        self._started = time.time()
+
+    # Sessions
+
+    def peers(self) -> list[PeerReport]:
+        """Every session, in the order of their addresses."""
+        peers = self._routing.peers.values()
+        return [
+            self._peer(peer)
+            for peer in sorted(
+                peers, key=lambda peer: (peer.planned.session.peer.version, int(peer.planned.session.peer))
+            )
+        ]
+
+    def _peer(self, peer: Peer) -> PeerReport:
+        session, up = peer.planned.session, peer.established
+        families = sorted(up.families if up else session.families)
+        return PeerReport(
+            node=self.node,
+            peer=str(session.peer),
+            origin=session.origin,
+            local_asn=session.local_asn,
+            peer_asn=session.peer_asn,
+            state=peer.state,
+            since=timestamp(peer.since),
+            uptime_seconds=time.time() - peer.since if up else None,
+            reason=peer.reason,
+            last_error=peer.last_error,
+            flaps=peer.flaps,
+            router_id=str(up.router_id) if up else "",
+            families=[self._counts(peer, family) for family in families],
+        )
+
+    def _counts(self, peer: Peer, family: Family) -> FamilyCounts:
+        entry = self._routing.rib.peers().get(peer.planned.session.peer)
+        received = entry.counts[family] if entry else 0
+        refused = _count(entry.refused, family) if entry else 0
+        return FamilyCounts(
+            family=family.label,
+            received=received,
+            accepted=received - refused,
+            refused=refused,
+            stale=_count(entry.stale, family) if entry else 0,
+            discarded=entry.overflow[family] if entry else 0,
+            announced=_count(peer.announced, family),
+        )
+
+    # Routes
+
+    def available(self) -> list[AvailableRoute]:
+        """Every path of every peer, with what became of it."""
+        prefixes = {prefix for entry in self._routing.rib.peers().values() for prefix in entry.received}
+        return [row for prefix in _in_order(prefixes) for row in self._paths(prefix)]
+
+    def advertised(self) -> list[AdvertisedRoute]:
+        """Everything announced, peer by peer."""
+        rows = []
+        for peer in self._routing.peers.values():
+            for prefix in _in_order(peer.announced):
+                attributes = peer.announced[prefix]
+                rows.append(
+                    AdvertisedRoute(
+                        prefix=str(prefix),
+                        peer=str(peer.planned.session.peer),
+                        origin=peer.planned.session.origin,
+                        next_hop=str(attributes.next_hop),
+                        as_path=_as_list(attributes.as_path),
+                        local_preference=attributes.local_pref,
+                        med=attributes.med,
+                        communities=_communities(attributes),
+                    )
+                )
+        return rows
+
+    async def installed(self) -> list[InstalledRoute]:
+        """Every route of ours, with its state in the kernel."""
+        return [self._installed(row) for row in await self._routing.fib.installed()]
+
+    async def explain(self, prefix: Prefix) -> Explanation:
+        """Say everything about one prefix."""
+        routing = self._routing
+        paths = self._paths(prefix)
+        row = next((row for row in await routing.fib.installed() if row.destination == prefix), None)
+        told = [str(peer.planned.session.peer) for peer in routing.peers.values() if prefix in peer.announced]
+        note = ""
+        if prefix in routing.own_prefixes:
+            note = f"own pod CIDR of Node {self.node}"
+        elif not paths:
+            covering = [other for other in routing.rib.chosen() if other.contains(prefix)]
+            note = "no peer announces it"
+            if covering:
+                note += f"; {max(covering, key=lambda other: other.length)} covers it"
+        return Explanation(
+            prefix=str(prefix),
+            paths=paths,
+            route=self._installed(row) if row else None,
+            advertised_to=told,
+            note=note,
+        )
+
+    def _paths(self, prefix: Prefix) -> list[AvailableRoute]:
+        return [self._path(prefix, candidate) for candidate in self._routing.rib.explain(prefix)]
+
+    def _path(self, prefix: Prefix, candidate: Candidate) -> AvailableRoute:
+        path, attributes = candidate.path, candidate.path.attributes
+        peer = self._routing.peers.get(path.source.peer)
+        note = candidate.note
+        if note.endswith("is unreachable") and (why := self._routing.forwarding.why_unreachable(path.next_hop)):
+            note = f"{note}: {why}"
+        return AvailableRoute(
+            prefix=str(prefix),
+            peer=str(path.source.peer),
+            origin=peer.planned.session.origin if peer else "",
+            next_hop=str(path.next_hop),
+            as_path=_as_list(attributes.as_path),
+            local_preference=path.local_pref,
+            med=attributes.med,
+            communities=_communities(attributes),
+            used=candidate.used,
+            stale=candidate.stale,
+            note=note,
+        )
+
+    def _installed(self, row: KernelRoute) -> InstalledRoute:
+        state = row.state.value
+        if row.rival is not None and row.state is State.SHADOWED:
+            state = f"shadowed by {protocol_name(row.rival.protocol)} (metric {row.rival.metric})"
+        elif row.reason:
+            state = f"{state}: {row.reason}"
+        return InstalledRoute(
+            prefix=str(row.destination),
+            via=["blackhole"] if row.kind is Kind.BLACKHOLE else [_hop(hop) for hop in row.next_hops],
+            origin=self._origin(row.destination),
+            state=state,
+            age_seconds=None if row.since is None else time.monotonic() - row.since,
+        )
+
+    def _origin(self, prefix: Prefix) -> str:
+        if prefix in self._routing.own_prefixes:
+            return "own pod CIDR"
+        choice = self._routing.rib.chosen().get(prefix)
+        if choice is None:
+            return "from before the restart"
+        source = choice.best.source
+        kind = "iBGP" if source.is_internal else "eBGP"
+        return f"{kind} {str(choice.best.attributes.as_path) or source.peer}"
+
+    # The node
+
+    def status(self) -> StatusReport:
+        """The node in short."""
+        routing = self._routing
+        health = routing.speaker.health()
+        node = routing.plan.node if routing.plan else None
+        conditions = self.conditions()
+        return StatusReport(
+            node=self.node,
+            version=__version__,
+            ready=all(condition.status == "True" for condition in conditions if condition.type == "Ready"),
+            local_asn=node.asn if node else None,
+            router_id=str(router_id(node)) if node else "",
+            pod_cidrs=[str(prefix) for prefix in routing.own_prefixes],
+            sessions_established=self._established(),
+            sessions_configured=len(routing.peers),
+            routes_installed=routing.fib.count,
+            routes_pending=routing.fib.pending,
+            routes_refused=len(routing.fib.errors),
+            routes_repaired=routing.fib.repaired,
+            prefixes_known=len(routing.rib.chosen()),
+            restarting=routing.is_deferring,
+            waiting_for=sorted(map(str, routing.waiting_for())),
+            speaker_running=health.running,
+            speaker_restarts=health.restarts,
+            uptime_seconds=time.time() - self._started,
+            conditions=conditions,
+            problems=list(self.problems),
+        )
+
+    def conditions(self) -> list[ConditionReport]:
+        """Ready, and what is worth knowing besides. One peer down does not make a node unready."""
+        return [self._ready(), *self._held_back()]
+
+    def _ready(self) -> ConditionReport:
+        reason, message = self.unready()
+        if reason:
+            return ConditionReport("Ready", "False", reason, message)
+        established, configured = self._established(), len(self._routing.peers)
+        return ConditionReport("Ready", "True", "InSync", f"{established} of {configured} sessions established")
+
+    def unready(self) -> tuple[str, str]:
+        """Why the node cannot carry pods: a reason in CamelCase and a sentence; empty when it can."""
+        routing, health = self._routing, self._routing.speaker.health()
+        if not self.is_synced:
+            return "NotSynced", "the objects have not been read yet"
+        if routing.plan is None:
+            return "NodeMissing", f"there is no Node object {self.node}"
+        if routing.peers and not health.running:
+            return "SpeakerDown", health.last_error or "the BGP speaker is not running"
+        wanted = [peer for peer in routing.peers.values() if not peer.planned.hindrance]
+        if routing.peers and not self._established():
+            first = next(iter(wanted or routing.peers.values()))
+            return "NoSession", f"no session is established; {first.planned.session.peer}: {first.reason}"
+        if routing.fib.errors:
+            error = next(iter(routing.fib.errors.values()))
+            return "KernelRefused", f"{len(routing.fib.errors)} routes refused; {error.destination}: {error.message}"
+        return "", ""
+
+    def _held_back(self) -> Iterable[ConditionReport]:
+        if (held := self._routing.fib.guard.held) is not None:
+            left = f"{max(0, held.until - time.monotonic()):.0f} s"
+            message = (
+                f"{held.removals} of {held.total} routes would go at once; they go in {left} unless they come back"
+            )
+            yield ConditionReport("MassDeleteHeldBack", "True", "TooManyAtOnce", message)
+
+    def _established(self) -> int:
+        return sum(peer.established is not None for peer in self._routing.peers.values())
+
+
+def _hop(hop: NextHop) -> str:
+    try:
+        interface = socket.if_indextoname(hop.interface)
+    except OSError:
+        interface = f"link {hop.interface}, gone"
+    return f"{ip_address(hop.gateway)} {interface}" if hop.gateway else interface
+
+
+def _count(prefixes: Iterable[Prefix], family: Family) -> int:
+    return sum(prefix.family is family for prefix in prefixes)
+
+
+def _in_order(prefixes: Iterable[Prefix]) -> list[Prefix]:
+    return sorted(prefixes, key=lambda prefix: (len(prefix.packed), prefix))
+
+
+def _as_list(path: AsPath) -> list[int]:
+    return [*path.sequence, *sorted(path.aggregated)]
+
+
+def _communities(attributes: Attributes) -> list[str]:
+    return [":".join(map(str, each)) for each in (*attributes.communities, *attributes.large_communities)]
