@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, Final
 
-from bgp.config import Node, Peering
+from bgp.config import BgpConfig, Node, Peering
 from bgp.import_rules import DEFAULT_LOCAL_PREFERENCE, ImportRules, PrefixRange
-from bgp.path import AsPath, Attributes, NextHopKey, Path, Source
+from bgp.path import AsPath, Attributes, NextHopKey, Path, PeerKey, Source
+from bgp.peering import Plan, plan
 from bgp.rib import Rib
 from inet.prefix import Family, IPAddress, Prefix, parse_address
 from inet.prefix_map import PrefixMap
 
-OWN_ASN = 64512
-EVERYTHING = tuple(PrefixRange(Prefix.parse(text), 0, 128) for text in ("0.0.0.0/0", "::/0"))
+OWN_ASN: Final = 64512
+ROUTER: Final = "172.16.1.1"
+TOWARDS: Final = {parse_address(ROUTER): parse_address("172.16.1.11")}
+EVERYTHING: Final = tuple(PrefixRange(Prefix.parse(text), 0, 128) for text in ("0.0.0.0/0", "::/0"))
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,18 @@ def rib_with(peers: Iterable[Source], **changes: Any) -> Rib:
     return rib
 
 
+def settle(rib: Rib) -> None:
+    """Resolve every next hop as on the link, and decide everything."""
+    rib.set_reachability(dict.fromkeys(rib.take_unresolved(), 0))
+    rib.decide()
+
+
+def peers_of(rib: Rib, prefix: Prefix) -> list[PeerKey]:
+    """Whose paths carry a prefix."""
+    choice = rib.chosen().get(prefix)
+    return [path.source.peer for path in choice.multipath] if choice else []
+
+
 def node(number: int, *, asn: int = OWN_ASN, families: Iterable[Family] = Family, **changes: Any) -> Node:
     """Node n1 has addresses 192.168.0.1 and fd00::1, and pod CIDRs 10.42.1.0/24 and fd42:0:0:1::/64."""
     nets = [Net(family) for family in sorted(families)]
@@ -125,3 +140,11 @@ def peering(name: str = "tor", *, nodes: Iterable[str] = ("n1",), **changes: Any
     if "peer_nodes" in settings:
         settings["peer_nodes"] = frozenset(settings["peer_nodes"])
     return Peering(name, frozenset(nodes), **settings)
+
+
+def plan_of(
+    nodes: Iterable[Node], *, on: str = "n1", towards: Mapping[IPAddress, IPAddress] = TOWARDS, **settings: Any
+) -> Plan:
+    """What the named node should do, with the kernel's source address towards each router."""
+    by_name = {each.name: each for each in nodes}
+    return plan(BgpConfig(nodes=by_name, **settings), by_name[on], towards)
