@@ -1,0 +1,181 @@
+"""Figures as a table beside the targets and the others, and as JSON.
+
+A target is met or missed, never enforced: what the figures mean on a given machine is for people to say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench import arrival, failover, idle, kernel_writer, restart
+from bench.measure import Measurement, Results
+from inet.prefix import Family
+
+_OWN: Final = ("Tortie", kernel_writer.WRITER)
+
+
+class Line(NamedTuple):
+    """What is measured: a line of the table."""
+
+    benchmark: str
+    case: str
+    quantity: str
+
+
+def _targets() -> dict[Line, float]:
+    targets: dict[Line, float] = {}
+
+    def at_most(limit: float, benchmark: str, case: str, quantity: tuple[str, str]) -> None:
+        targets[Line(benchmark, case, quantity[0])] = limit
+
+    for family in Family:
+        at_most(600, arrival.NAME, arrival.case_name(10_000, family, own_med=False), arrival.LAST_ROUTE)
+        for event in (failover.CEASE, failover.LINK_DOWN):
+            at_most(15, failover.NAME, failover.case_name(10_000, event, family), failover.SURVIVOR)
+        at_most(10, failover.NAME, failover.case_name(10_000, failover.LINK_DOWN, family), failover.LOST)
+        at_most(1, kernel_writer.NAME, kernel_writer.case_name(100_000, family), kernel_writer.CPU)
+    at_most(110, idle.NAME, idle.case_name(4), idle.MEMORY)
+    at_most(0.5, idle.NAME, idle.case_name(4), idle.CPU)
+    for case, (_, graceful) in restart.CASES.items():
+        if graceful:
+            at_most(0, restart.NAME, case, restart.EVENTS)
+            for family in Family:
+                at_most(0, restart.NAME, case, restart.lost(family))
+    return targets
+
+
+TARGETS: Final[Mapping[Line, float]] = _targets()
+"""What Tortie must not exceed."""
+
+
+def print_results(console: Console, name: str, title: str, results: Results) -> None:
+    """Print one benchmark's figures: a line for each quantity, a column for each subject."""
+    subjects = list(dict.fromkeys(each.subject for each in results.measurements))
+    own = next((subject for subject in subjects if subject in _OWN), None)
+    lines: dict[Line, dict[str, Measurement]] = {}
+    for each in results.measurements:
+        lines.setdefault(Line(name, each.case, each.quantity), {})[each.subject] = each
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    for heading in ("Case", "Quantity"):
+        table.add_column(heading)
+    for subject in subjects:
+        table.add_column(subject, justify="right")
+        if subject == own:
+            table.add_column("Target", justify="right")
+        elif own is not None:
+            table.add_column(f"Tortie/{subject}", justify="right", style="dim")
+    before = ""
+    for line, found in lines.items():
+        if table.rows and line.case != before:
+            table.add_section()
+        table.add_row("" if table.rows and line.case == before else line.case, *_row(line, found, subjects, own))
+        before = line.case
+    console.print(table)
+    for note in results.notes:
+        console.print(f"  {note}", highlight=False)
+    for failure in results.failures:
+        console.print(f"  [red]failed[/] {escape(failure)}", highlight=False)
+
+
+def _row(line: Line, found: Mapping[str, Measurement], subjects: list[str], own: str | None) -> list[str]:
+    row = [_quantity(line, found)]
+    for subject in subjects:
+        row.append(_number(found[subject].median) if subject in found else "")
+        if subject == own:
+            row.append(_verdict(found.get(subject), TARGETS.get(line)))
+        elif own is not None:
+            row.append(_ratio(found.get(own), found.get(subject)))
+    return row
+
+
+def _quantity(line: Line, found: Mapping[str, Measurement]) -> str:
+    unit = next(iter(found.values())).unit
+    return f"{line.quantity}, {unit}" if unit else line.quantity
+
+
+def _ratio(own: Measurement | None, other: Measurement | None) -> str:
+    return _number(own.median / other.median) if own is not None and other is not None and other.median else ""
+
+
+def _verdict(found: Measurement | None, limit: float | None) -> str:
+    if found is None or limit is None:
+        return ""
+    return f"[green]≤ {_number(limit)} met[/]" if found.median <= limit else f"[red]≤ {_number(limit)} missed[/]"
+
+
+def _number(value: float) -> str:
+    if value and abs(value) < 10:
+        return f"{value:.2g}" if value < 1 else f"{value:.1f}"
+    return f"{value:,.0f}"
+
+
+def as_json(found: Mapping[str, Results]) -> dict[str, Any]:
+    """Return everything: every round's values, targets, and where this ran."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+        "versions": _versions(),
+        "benchmarks": {name: _results(name, results) for name, results in found.items()},
+    }
+
+
+def _results(name: str, results: Results) -> dict[str, Any]:
+    return {
+        "measurements": [
+            {
+                "case": each.case,
+                "subject": each.subject,
+                "quantity": each.quantity,
+                "unit": each.unit,
+                "median": each.median,
+                "values": each.values,
+                **_target(Line(name, each.case, each.quantity), each),
+            }
+            for each in results.measurements
+        ],
+        "failures": results.failures,
+        "notes": results.notes,
+    }
+
+
+def _target(line: Line, each: Measurement) -> dict[str, Any]:
+    limit = TARGETS.get(line) if each.subject in _OWN else None
+    return {} if limit is None else {"atMost": limit, "met": each.median <= limit}
+
+
+def _versions() -> dict[str, str]:
+    found = {name: version(name) for name in ("tortie", "exabgp", "pyroute2")}
+    for name, command in {"BIRD": ["bird", "--version"], "GoBGP": ["gobgpd", "--version"], "ip": ["ip", "-V"]}.items():
+        if shutil.which(command[0]) is not None:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            found[name] = (done.stdout or done.stderr).strip()
+    return found
+
+
+def write_json(path: Path, found: Mapping[str, Results]) -> None:
+    """Write the JSON file, and its directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(as_json(found), indent=1) + "\n")
+
+
+def missed(found: Mapping[str, Results]) -> Iterable[str]:
+    """Yield, in a line each, the targets that were not met."""
+    for name, results in found.items():
+        for each in results.measurements:
+            limit = TARGETS.get(Line(name, each.case, each.quantity)) if each.subject in _OWN else None
+            if limit is not None and each.median > limit:
+                unit = f" {each.unit}" if each.unit else ""
+                yield f"{name}: {each.case}: {each.quantity} {_number(each.median)}{unit}, at most {_number(limit)}"
