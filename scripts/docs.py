@@ -137,15 +137,15 @@ def range_of(schema: Schema) -> str:
     return ""
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not as it would be")
     wanted = {REFERENCE / name: GENERATED + text for name, text in pages().items()}
     there = {path: path.read_text() for path in REFERENCE.glob("*.md")}
     stale = sorted(path for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path))
-    if parser.parse_args().check:
+    if parser.parse_args(arguments).check:
         for path in stale:
-            print(f"{path.relative_to(REFERENCE.parent.parent)} is stale: run make docs and commit it", file=sys.stderr)
+            print(f"docs/reference/{path.name} is stale: run make docs and commit it", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         if path in wanted:

@@ -310,6 +310,22 @@ def test_what_cannot_be_read_is_reported_and_keeps_what_it_said(
     assert manifests.problems == []
 
 
+def test_a_file_that_goes_while_it_is_looked_at_is_gone(manifests: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests.write("a.yaml", peer("x"))
+    manifests.read()
+    manifests.write("b.yaml", peer("y"))
+    open_file = Path.open
+
+    def too_late(path: Path, *mode: str) -> object:
+        path.unlink()
+        return open_file(path, *mode)
+
+    monkeypatch.setattr(Path, "open", too_late)
+
+    assert manifests.read() == {}
+    assert manifests.problems == []
+
+
 def test_what_is_no_regular_file_is_never_opened(manifests: Manifests) -> None:
     os.mkfifo(manifests.root / "a.yaml")
     (manifests.root / "b.yaml").symlink_to("nowhere.yaml")

@@ -164,4 +164,4 @@ def test_a_half_written_file_says_nothing_one_could_rely_on() -> None:
 def test_a_huge_file_is_not_even_parsed() -> None:
     file = read_manifests("a.yaml", b"[" * (MAX_BYTES + 1))
 
-    assert lines(file) == ["a.yaml: is larger than 8 MiB: split it"]
+    assert lines(file) == ["a.yaml: is larger than 4 MiB: split it"]
