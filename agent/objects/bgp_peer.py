@@ -80,7 +80,11 @@ class BGPPeerSpec(Model):
         description="TCP MD5 password (RFC 2385). By default none. While the Secret or key is missing, the session "
         "stays down.",
     )
-    timers: Timers | None = Field(default=None, description="Timers of these sessions. By default BGPConfiguration's.")
+    timers: Timers | None = Field(
+        default=None,
+        description="Timers of these sessions, as a whole: what is left out here has the defaults below. Without it, "
+        "BGPConfiguration's.",
+    )
     ttl_security: TTLSecurity | None = Field(
         default=None,
         description="Take packets only from so near (GTSM, RFC 5082). Excludes `multihop`.",
