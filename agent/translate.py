@@ -20,7 +20,7 @@ from agent.objects import (
     Object,
     Secret,
 )
-from agent.objects.kinds import Keyed
+from agent.objects.kinds import OWN_NAMESPACE, Keyed
 from agent.objects.problem import Problem
 from agent.objects.session_settings import PrefixRange as PrefixRangeModel
 from agent.objects.session_settings import SecretKeyRef
@@ -46,7 +46,7 @@ def translate(objects: Iterable[Keyed]) -> tuple[config.BgpConfig, tuple[Complai
     complaints: list[Complaint] = []
     nodes = _nodes(of(Node), of(BGPNodeProfile), bgp.spec.local_asn, complaints)
     labels = {node.name: node.metadata.labels for node in of(Node)}
-    secrets = of(Secret)
+    secrets = [secret for secret in of(Secret) if secret.metadata.namespace == OWN_NAMESPACE]
     spec = bgp.spec
     return config.BgpConfig(
         nodes=nodes,

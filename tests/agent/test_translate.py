@@ -154,3 +154,9 @@ def test_the_singletons_fill_in_what_holds_everywhere() -> None:
     assert made.graceful_restart_time_s is None
     assert made.max_paths == 2
     assert made.timers == config.Timers(9, 3, 10)
+
+
+def test_a_secret_of_another_namespace_is_none_of_ours() -> None:
+    document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bgp", "namespace": "shop"}}
+    made, _ = translate(objects(NODES + "\n---\n" + yaml.safe_dump(document | {"stringData": {"mesh": "theirs"}})))
+    assert not made.secret_names
