@@ -8,7 +8,7 @@ import ctypes
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -261,3 +261,25 @@ class Listener:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+
+
+@contextlib.asynccontextmanager
+async def watching(has: Callable[[str], bool], *prefixes: str) -> AsyncIterator[list[str]]:
+    """Collect every moment at which a router was without one of the prefixes."""
+    absences: list[str] = []
+    looks: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            absences.extend([prefix for prefix in prefixes if not await asyncio.to_thread(has, prefix)])
+            looks.append(len(absences))
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield absences
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert len(looks) > 3, "the watch itself must have worked"

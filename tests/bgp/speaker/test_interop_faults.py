@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from bgp.path import AsPath, Attributes
 from bgp.speaker import Event, Secret, SessionDown, SessionUp, SpeakerError, SpeakerLost, Update
 from bgp.speaker.exabgp import ExaBGPSpeaker
 from inet.prefix import Prefix
-from tests.bgp.speaker.lab import Bird, Lab, Listener, configure, run, session, tell, until
+from tests.bgp.speaker.lab import Bird, Lab, Listener, configure, run, session, tell, until, watching
 
 pytestmark = pytest.mark.interop
 
@@ -58,28 +57,6 @@ def retell(speaker: ExaBGPSpeaker, listener: Listener, *birds: Bird) -> None:
     listener.react = react
 
 
-@contextlib.asynccontextmanager
-async def watching(bird: Bird) -> AsyncIterator[list[str]]:
-    """Collect every moment at which the BIRD was without one of our prefixes."""
-    absences: list[str] = []
-    looks: list[int] = []
-
-    async def watch() -> None:
-        while True:
-            absences.extend([prefix for prefix in OURS if not await asyncio.to_thread(bird.has, prefix)])
-            looks.append(len(absences))
-            await asyncio.sleep(0.01)
-
-    task = asyncio.create_task(watch())
-    try:
-        yield absences
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        assert len(looks) > 10, "the watch itself must have worked"
-
-
 async def test_a_killed_exabgp_comes_back_and_the_peer_keeps_the_routes_all_along(
     lab: Lab, speaker: ExaBGPSpeaker, listener: Listener
 ) -> None:
@@ -90,7 +67,7 @@ async def test_a_killed_exabgp_comes_back_and_the_peer_keeps_the_routes_all_alon
     configure(speaker, session(bird))
     await until(lambda: all(map(bird.has, OURS)), "BIRD has our prefixes")
 
-    async with watching(bird) as absences:
+    async with watching(bird.has, *OURS) as absences:
         os.kill(pid_of(speaker), signal.SIGKILL)
         lost = await listener.until(SpeakerLost)
         await listener.until(SessionUp, count=2)
@@ -112,7 +89,7 @@ async def test_without_graceful_restart_the_same_test_sees_the_routes_go(
     retell(speaker, listener, bird)
     configure(speaker, session(bird, graceful_restart_time_s=None))
     await until(lambda: all(map(bird.has, OURS)), "BIRD has our prefixes")
-    async with watching(bird) as absences:
+    async with watching(bird.has, *OURS) as absences:
         os.kill(pid_of(speaker), signal.SIGKILL)
         await listener.until(SessionUp, count=2)
     assert absences
