@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Container, Sequence
@@ -59,10 +60,12 @@ class FakeRouteTable:
 
     async def dump_routes(self) -> dict[Prefix, int]:
         """Return our routes and where each leads."""
+        await asyncio.sleep(0)
         return dict(self.routes)
 
     async def dump_groups(self) -> dict[int, Group]:
         """Return the groups."""
+        await asyncio.sleep(0)
         return dict(self.groups)
 
     async def rivals(self, destinations: Container[Prefix]) -> dict[Prefix, Rival]:
@@ -70,9 +73,12 @@ class FakeRouteTable:
         return {prefix: rival for prefix, rival in self.foreign.items() if prefix in destinations}
 
     async def write(self, changes: Sequence[Change]) -> list[Refusal]:
-        """Apply in order; return what was refused."""
+        """Apply in order; return what was refused. Others get a turn before and after, as with a long write."""
+        await asyncio.sleep(0)
         self.written += changes
-        return [refusal for index, change in enumerate(changes) for refusal in self._apply(index, change)]
+        refusals = [refusal for index, change in enumerate(changes) for refusal in self._apply(index, change)]
+        await asyncio.sleep(0)
+        return refusals
 
     async def tidy(self) -> None:
         """Do nothing: there are no single next hops here."""
