@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -16,13 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agent.lab import fabric, processes
+from agent.lab import fabric, processes, rootless
 from agent.lab.fabric import set_ports
 from agent.lab.manifests import node_manifests
 from agent.lab.namespaces import CommandError, existing, inside, run
 from agent.lab.plan import Cable, Plan, Port, Role, plan
 from agent.lab.processes import Process
-from agent.lab.speakers import Daemon, Neighbour, Program, RouteView, SessionView, Speaker
+from agent.lab.speakers import Daemon, DaemonError, Neighbour, Program, RouteView, SessionView, Speaker
 from agent.lab.speakers.agent import agent_sessions
 from agent.lab.speakers.bird import Bird
 from agent.lab.speakers.frr import Frr
@@ -69,9 +70,9 @@ class Lab:
         (lab.state.config / "nodes.yaml").write_text(node_manifests(planned))
         try:
             await fabric.build(planned)
-        except CommandError as error:
+            await _all(lab.start(name) for name in planned.machines)
+        except (CommandError, DaemonError, LabError) as error:
             raise LabError(f"{error}\nWhat was built stays: `tortie lab down {lab.name}` removes it") from None
-        await _all(lab.start(name) for name in planned.machines)
         return lab
 
     @classmethod
@@ -369,13 +370,17 @@ async def _kill_all_in(namespace: str) -> None:
 def _check_host(planned: Plan) -> None:
     """Raise LabError for what this machine lacks."""
     if os.geteuid() != 0:
+        enter = shlex.join(rootless.command(["bash"]))
         raise LabError(
-            "a lab makes network namespaces: run it as root, or in a user namespace of your own:\n"
-            "  unshare --user --map-root-user --net --mount sh -c 'mount -t tmpfs tmpfs /run; exec bash'"
+            f"a lab makes network namespaces: run it as root, or first enter a namespace of your own:\n{enter}"
         )
     for name, speaker in planned.speakers.items():
         if shutil.which(_NEEDED[speaker.daemon]) is None:
             raise LabError(f"{name} needs {speaker.daemon}: apt-get install {_PACKAGES[speaker.daemon]}")
+        if speaker.daemon == "frr" and not rootless.has_user("frr"):
+            raise LabError(
+                f"{name}: FRR changes to its user frr, who is not in this user namespace: use bird, or be root"
+            )
 
 
 def hosts(planned: Plan) -> str:

@@ -199,11 +199,19 @@ async def test_passwords_have_to_be_the_same(lab: BuildLab, daemon: str) -> None
 
 
 async def test_pods_reach_each_other_by_name(lab: BuildLab, family: Family) -> None:
-    net = await lab(two_routers("frr"))
+    net = await lab(two_routers())
     await settled(net)
     option = "-4" if family is Family.IPV4 else "-6"
     for source, destination in (("a1", "b1"), ("b1", "a2"), ("a1", "a2")):
         await net.run(source, "ping", option, "-c1", "-W2", destination)
+
+
+async def test_routers_of_different_make_share_the_load(lab: BuildLab) -> None:
+    net = await lab(two_routers("frr"))
+    await settled(net)
+    async with traffic(net, "a1", "b1", flows=16) as streams:
+        await net.run("a1", "ping", "-c5", "-i0.05", "-W2", "b1")
+    assert not any(stream.lost for stream in streams.values()), [*map(str, streams.values())]
 
 
 async def test_nodes_of_a_router_reach_each_other_through_it(lab: BuildLab, family: Family) -> None:
