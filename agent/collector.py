@@ -55,4 +55,6 @@ class StateCollector(Collector):
         ):
             yield GaugeMetricFamily(name, text, value=value)
         yield CounterMetricFamily("tortie_speaker_restarts", "Restarts of the speaker.", value=status.speaker_restarts)
-        yield CounterMetricFamily("tortie_routes_repaired", "Routes found missing or changed.", value=status.routes_repaired)
+        yield CounterMetricFamily(
+            "tortie_routes_repaired", "Routes found missing or changed.", value=status.routes_repaired
+        )
