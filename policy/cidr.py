@@ -116,6 +116,14 @@ def holds(intervals: Intervals, value: int) -> bool:
     return position > 0 and intervals[position - 1][1] >= value
 
 
+def holds_address(blocks: Iterable[Block], address: bytes) -> bool:
+    """Whether one of the blocks has a packed address."""
+    value = int.from_bytes(address)
+    return any(
+        block.family.bits == len(address) * 8 and block.interval[0] <= value <= block.interval[1] for block in blocks
+    )
+
+
 def is_whole(intervals: Intervals, family: Family) -> bool:
     """Whether these are all the addresses of a family."""
     return intervals == ((0, (1 << family.bits) - 1),)

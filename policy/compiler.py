@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from inet.prefix import Family
+from policy.cidr import address_text, holds_address
 from policy.ir import (
     Chain,
     Delta,
@@ -29,6 +30,7 @@ from policy.ir import (
 from policy.labelindex import LabelIndex
 from policy.objects import Namespace, Node, Pod
 from policy.policies import Policy, PolicyRef, Selection, Tier
+from policy.resident import Resident
 from policy.rules import compile_rules, speaks_about_nodes
 from policy.selectorindex import SelectorIndex
 from policy.settable import SetTable
@@ -155,7 +157,7 @@ class Engine:
         """Return what has changed since the last time; falsy when nothing has."""
         self._take_policies()
         endpoints: dict[bytes, tuple[Endpoint | None, Endpoint | None]] = {}
-        for address in self._stale:
+        for address in sorted(self._stale):
             old, new = self.ruleset.endpoints.get(address), self._endpoint(address)
             if not self._claims[address]:
                 del self._claims[address]
@@ -186,6 +188,23 @@ class Engine:
             chains_removed=chains_removed,
             endpoints=endpoints,
         )
+
+    def who(self, address: bytes) -> Resident:
+        """Return who has an address, as far as the objects say. For people's questions: it looks at every pod."""
+        text = address_text(address)
+        for node in self._sets.nodes.values():
+            if address in node.addresses:
+                return Resident(text, "Node", node.name, node.name, node.labels)
+        pod = self._index.find_pod(address)
+        if pod is None:
+            return Resident(text)
+        key, labels, ports = pod
+        node_name = next(
+            (each.name for each in self._sets.nodes.values() if holds_address(each.pod_cidrs, address)), ""
+        )
+        namespace_labels = self._index.namespace_labels(key.partition("/")[0])
+        spaces = None if namespace_labels is None else dict(namespace_labels)
+        return Resident(text, "Pod", key, self._node if key in self._pods else node_name, dict(labels), spaces, ports)
 
     # Policies
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from inet.prefix import Family
-from policy.cidr import Block, holds
+from policy.cidr import holds, holds_address
 from policy.ir import Chain, Clause, Direction, Endpoint, Outcome, Rule, Ruleset, SetKind, SetRef, Target
 from policy.policies import Action
 
@@ -73,13 +72,13 @@ def evaluate(ruleset: Ruleset, packet: Packet) -> Verdict:
         direction = Direction.OWN_NODE if to_own_node else Direction.EGRESS
         target = source.own_node if to_own_node else source.egress
         judgements.append(_judge(ruleset, packet, source, direction, target))
-    elif _is_local(ruleset, packet.source) and not to_own_node:
+    elif holds_address(ruleset.facts.pod_cidrs, packet.source) and not to_own_node:
         return Verdict(packet, Outcome.DENY, (), "the source is of this node's pod addresses, but no pod's here")
     if destination is not None and not any(each.outcome is Outcome.DENY for each in judgements):
         judgements.append(_judge(ruleset, packet, destination, Direction.INGRESS, destination.ingress))
     if any(each.outcome is Outcome.DENY for each in judgements):
         return Verdict(packet, Outcome.DENY, tuple(judgements))
-    if destination is None and _is_local(ruleset, packet.destination) and not to_own_node:
+    if destination is None and holds_address(ruleset.facts.pod_cidrs, packet.destination) and not to_own_node:
         reason = "the destination is of this node's pod addresses, but no pod's here"
         return Verdict(packet, Outcome.DENY, tuple(judgements), reason)
     return Verdict(
@@ -135,14 +134,3 @@ def _has_port(ports: SetRef | tuple[int, int], port: int | None) -> bool:
     if port is None:
         return False
     return holds(ports.intervals if isinstance(ports, SetRef) else (ports,), port)
-
-
-def _is_local(ruleset: Ruleset, address: bytes) -> bool:
-    return any(_block_holds(block, address) for block in ruleset.facts.pod_cidrs)
-
-
-def _block_holds(block: Block, address: bytes) -> bool:
-    if block.family is not (Family.IPV4 if len(address) == 4 else Family.IPV6):
-        return False
-    first, last = block.interval
-    return first <= int.from_bytes(address) <= last

@@ -69,15 +69,21 @@ class NamedPorts(NamedTuple):
 Definition: TypeAlias = Selection | Selector | NamedPorts | Intervals
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SetRef:
-    """A set, named after what defines it."""
+    """A set, named after what defines it: equal names, equal sets."""
 
     name: str
-    kind: SetKind = field(compare=False)
-    family: Family | None = field(compare=False)  # None for ports
-    definition: Definition = field(compare=False, repr=False)
-    text: str = field(compare=False)  # for people
+    kind: SetKind
+    family: Family | None  # None for ports
+    definition: Definition = field(repr=False)
+    text: str  # for people
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SetRef) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @property
     def intervals(self) -> Intervals:
@@ -187,9 +193,9 @@ class Chain:
     otherwise: Target
 
     @property
-    def sets(self) -> frozenset[SetRef]:
-        """The sets that its rules look into."""
-        return frozenset(each for rule in self.rules for clause in rule.clauses for each in clause.sets)
+    def sets(self) -> tuple[SetRef, ...]:
+        """The sets that its rules look into, without repetition."""
+        return tuple(dict.fromkeys(each for rule in self.rules for clause in rule.clauses for each in clause.sets))
 
 
 def make_chain(

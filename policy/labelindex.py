@@ -19,6 +19,7 @@ A namespace nobody has described yet has no labels to match, so its pods are mem
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
@@ -52,9 +53,9 @@ class _LabelSet:
 
     __slots__ = ("groups", "key", "labels", "selectors")
 
-    def __init__(self, key: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, key: str, labels: Mapping[str, str]) -> None:
         self.key = key
-        self.labels = dict(key)
+        self.labels = {sys.intern(name): value for name, value in labels.items()}
         self.selectors: tuple[_PodSelector, ...] = ()
         self.groups: list[_Group] = []
 
@@ -102,7 +103,7 @@ class LabelIndex:
         self._pods: dict[str, _Group] = {}
         self._spaces: dict[str, _Space] = {}
         self._described: Final[Postings[_Space]] = Postings()
-        self._label_sets: dict[tuple[tuple[str, str], ...], _LabelSet] = {}
+        self._label_sets: dict[str, _LabelSet] = {}
         self._holders: Final[Postings[_LabelSet]] = Postings()
         self._pod_selectors: dict[Selector, _PodSelector] = {}
         self._pod_selector_index: Final[SelectorIndex[_PodSelector]] = SelectorIndex()
@@ -158,10 +159,10 @@ class LabelIndex:
         space = self._spaces.get(namespace)
         if space is None:
             space = self._spaces[namespace] = _Space(namespace)
-        label_key = tuple(sorted(labels.items()))
+        label_key = _label_key(labels)
         label_set = self._label_sets.get(label_key)
         if label_set is None:
-            label_set = self._label_sets[label_key] = _LabelSet(label_key)
+            label_set = self._label_sets[label_key] = _LabelSet(label_key, labels)
             self._holders.add(label_set)
             label_set.selectors = tuple(self._pod_selector_index.matching(label_set.labels))
             for selector in label_set.selectors:
@@ -172,6 +173,13 @@ class LabelIndex:
             label_set.groups.append(group)
             group.sets = self._sets_of(group)
         return group
+
+    def find_pod(self, address: bytes) -> tuple[str, Mapping[str, str], tuple[NamedPort, ...]] | None:
+        """Return key, labels and named ports of a pod with an address. Looks at all pods: for people's questions."""
+        for key, group in self._pods.items():
+            if address in group.members[key]:
+                return key, group.label_set.labels, group.ports
+        return None
 
     # Namespaces
 
@@ -320,6 +328,11 @@ class LabelIndex:
             for each in wanted:
                 sets += pods.by_selector[each]
         return tuple(sets)
+
+
+def _label_key(labels: Mapping[str, str]) -> str:
+    """Return a text that is equal for equal labels: a string is a third of a tuple of pairs, and no work for the GC."""
+    return "\0".join(map("\0".join, sorted(labels.items())))
 
 
 def _remove(lists: dict[Key, list[MemberSet]], key: Key, members: MemberSet) -> None:

@@ -316,8 +316,8 @@ def _element_changes(delta: Delta) -> Iterator[ElementChange]:
             yield from (ElementChange(name, each, is_added=False) for each in sorted(old - new))
             yield from (ElementChange(name, each, is_added=True) for each in sorted(new - old))
     for name, change in delta.members_changed.items():
-        yield from (ElementChange(name, each, is_added=False) for each in change.removed)
-        yield from (ElementChange(name, each, is_added=True) for each in change.added)
+        yield from (ElementChange(name, each, is_added=False) for each in sorted(change.removed))
+        yield from (ElementChange(name, each, is_added=True) for each in sorted(change.added))
     old_elements: list[ElementChange] = []
     new_elements: list[ElementChange] = []
     for before_endpoint, after_endpoint in delta.endpoints.values():

@@ -7,17 +7,14 @@ go and asked for again in between is not touched.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, cast
 
-from policy.cidr import Intervals
 from policy.ir import MemberChange, Members, NamedPorts, SetKind, SetRef
 from policy.labelindex import LabelIndex
 from policy.memberset import Element, MemberSet
 from policy.objects import Node, Pod
 from policy.policies import Selection
 from policy.selector import Selector
-
-_Live: TypeAlias = MemberSet | Intervals
 
 
 class SetChanges(NamedTuple):
@@ -35,10 +32,13 @@ class SetTable:
         self._index: Final = index
         self._users: dict[SetRef, int] = {}
         self._touched: dict[SetRef, None] = {}
-        self._live: dict[SetRef, _Live] = {}
+        self._live: dict[SetRef, MemberSet] = {}  # the sets whose members come and go
+        self._names: dict[MemberSet, str] = {}
         self._dirty: set[MemberSet] = set()
-        self._nodes: dict[str, Node] = {}
+        self.nodes: dict[str, Node] = {}
+        self._of_nodes: dict[SetRef, MemberSet] = {}
         self._local_pods: dict[str, Pod] = {}
+        self._of_local_pods: dict[SetRef, MemberSet] = {}
         self.members: dict[str, Members] = {}  # of the sets in use; never stale
         self.refs: dict[str, SetRef] = {}
 
@@ -56,21 +56,20 @@ class SetTable:
 
     def put_node(self, node: Node) -> None:
         """Take over a node as it is now."""
-        self._replace_node(self._nodes.get(node.name), node)
-        self._nodes[node.name] = node
+        self._replace_node(self.nodes.get(node.name), node)
+        self.nodes[node.name] = node
 
     def remove_node(self, name: str) -> None:
         """Forget a node, known or not."""
-        self._replace_node(self._nodes.pop(name, None), None)
+        self._replace_node(self.nodes.pop(name, None), None)
 
     def _replace_node(self, old: Node | None, new: Node | None) -> None:
-        for ref, members in self._live.items():
-            if ref.kind is SetKind.NODES and isinstance(members, MemberSet):
-                selector = cast("Selector", ref.definition)
-                if new is not None and selector.matches(new.labels):
-                    members.add(new.addresses)
-                if old is not None and selector.matches(old.labels):
-                    members.remove(old.addresses)
+        for ref, members in self._of_nodes.items():
+            selector = cast("Selector", ref.definition)
+            if new is not None and selector.matches(new.labels):
+                members.add(new.addresses)
+            if old is not None and selector.matches(old.labels):
+                members.remove(old.addresses)
 
     def put_local_pod(self, pod: Pod) -> None:
         """Take over a pod of this node as it is now."""
@@ -82,12 +81,11 @@ class SetTable:
         self._replace_local_pod(self._local_pods.pop(key, None), None)
 
     def _replace_local_pod(self, old: Pod | None, new: Pod | None) -> None:
-        for ref, members in self._live.items():
-            if _is_local(ref) and isinstance(members, MemberSet):
-                if new is not None:
-                    members.add(new.addresses, new.ports)
-                if old is not None:
-                    members.remove(old.addresses, old.ports)
+        for members in self._of_local_pods.values():
+            if new is not None:
+                members.add(new.addresses, new.ports)
+            if old is not None:
+                members.remove(old.addresses, old.ports)
 
     def drain(self) -> SetChanges:
         """Make and drop what was asked for and let go, and return all changes since the last time."""
@@ -96,61 +94,61 @@ class SetTable:
         for ref in self._touched:
             if not self._users[ref]:
                 del self._users[ref]
-                if ref in self._live:
+                if ref.name in self.refs:
                     removed.append(ref)
                     self._drop(ref)
-            elif ref not in self._live:
+            elif ref.name not in self.refs:
                 added.append(ref)
                 self._make(ref)
         self._touched.clear()
         changed = {}
-        for ref, members in self._live.items() if self._dirty else ():
-            if isinstance(members, MemberSet) and members in self._dirty:
-                change = MemberChange(*members.drain())
-                if change.added or change.removed:
-                    changed[ref.name] = change
+        for members in sorted(self._dirty, key=self._names.__getitem__):
+            change = MemberChange(*members.drain())
+            if change.added or change.removed:
+                changed[self._names[members]] = change
         return SetChanges(tuple(added), changed, tuple(removed))
 
     def _make(self, ref: SetRef) -> None:
         self.refs[ref.name] = ref
-        if ref.kind in {SetKind.CIDRS, SetKind.PORTS}:
-            self._live[ref] = self.members[ref.name] = ref.intervals
+        if ref.kind in {SetKind.CIDRS, SetKind.PORTS} or ref.family is None:
+            self.members[ref.name] = ref.intervals
             return
         definition = ref.definition
-        width = (ref.family or 0) and ref.family.bits // 8
+        width = ref.family.bits // 8
         if isinstance(definition, NamedPorts):
             members = MemberSet(width, self._dirty, definition.name, definition.protocol)
         else:
             members = MemberSet(width, self._dirty)
         match definition:
-            case Selection():
-                self._index.watch(definition, members)
-            case NamedPorts(selection=Selection() as selection):
-                self._index.watch(selection, members)
+            case Selection() | NamedPorts(selection=Selection()):
+                self._index.watch(_selection(ref), members)
             case NamedPorts():
+                self._of_local_pods[ref] = members
                 for pod in self._local_pods.values():
                     members.add(pod.addresses, pod.ports)
             case Selector():
-                for node in self._nodes.values():
+                self._of_nodes[ref] = members
+                for node in self.nodes.values():
                     if definition.matches(node.labels):
                         members.add(node.addresses)
         members.drain()  # a new set is announced whole
         self._live[ref] = members
+        self._names[members] = ref.name
         self.members[ref.name] = cast("Collection[Element]", members.counts.keys())
 
     def _drop(self, ref: SetRef) -> None:
-        members = self._live.pop(ref)
-        del self.members[ref.name]
         del self.refs[ref.name]
-        if not isinstance(members, MemberSet):
+        del self.members[ref.name]
+        members = self._live.pop(ref, None)
+        if members is None:
             return
-        match ref.definition:
-            case Selection() as selection:
-                self._index.unwatch(selection, members)
-            case NamedPorts(selection=Selection() as selection):
-                self._index.unwatch(selection, members)
+        if self._of_local_pods.pop(ref, None) is None and self._of_nodes.pop(ref, None) is None:
+            self._index.unwatch(_selection(ref), members)
         self._dirty.discard(members)
+        del self._names[members]
 
 
-def _is_local(ref: SetRef) -> bool:
-    return isinstance(ref.definition, NamedPorts) and ref.definition.selection is None
+def _selection(ref: SetRef) -> Selection:
+    """Return the pods that a set of them, or of their ports, is about."""
+    selection = ref.definition.selection if isinstance(ref.definition, NamedPorts) else ref.definition
+    return cast("Selection", selection)
