@@ -76,9 +76,10 @@ def path(
     next_hop: str = "192.168.0.1",
     **others: Any,
 ) -> Path:
-    """One peer's word; `via` is its AS path."""
+    """One peer's word; `via` is its AS path. Only an internal peer speaks of its preference."""
     of = source(peer, asn=OWN_ASN if is_internal else 65100, router_id=router_id)
-    return Path(of, attributes(next_hop, via, **others), local_pref)
+    said = attributes(next_hop, via, local_pref=local_pref if is_internal else None, **others)
+    return Path(of, said, local_pref)
 
 
 def rules(**changes: Any) -> ImportRules:

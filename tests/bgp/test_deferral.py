@@ -96,6 +96,16 @@ def test_a_session_that_breaks_while_it_settles_settles_anew() -> None:
     assert waiting.next_deadline() == 120, "it ends its RIB now, so no settling"
 
 
+def test_the_newest_session_says_whether_an_end_of_rib_will_come() -> None:
+    waiting = deferral(ONE)
+    up(waiting, ONE, now=1, sends_end_of_rib=False)
+    up(waiting, ONE, now=2)
+    assert waiting.next_deadline() == 120
+    for family in Family:
+        waiting.end_of_rib(ONE, family)
+    assert waiting.waiting_for(2) == set()
+
+
 def test_a_peer_that_is_no_longer_configured_is_not_waited_for() -> None:
     waiting = deferral(ONE, TWO)
     up(waiting, ONE)

@@ -165,7 +165,7 @@ def test_the_loser_of_a_pod_cidr_neither_announces_it_nor_is_believed(net: Net) 
 def test_of_two_nodes_with_one_address_only_the_older_is_peered_with(net: Net) -> None:
     other = V6 if net is V4 else V4
     twin = node(2, created="2026-06-01", addresses=(net.host(1), other.host(2)))
-    nodes = [node(1, created="2026-01-01"), twin, node(3)]
+    nodes = [twin, node(1, created="2026-01-01"), node(3)]
     seen = plan_of(nodes, on="n3")
     assert seen.sessions[net.host(1)].peer_node == "n1"
     assert seen.sessions[other.host(2)].peer_node == "n2"

@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+import pytest
+
 from bgp.import_rules import GRACEFUL_SHUTDOWN, PrefixRange, ranges_within
 from bgp.path import NextHopKey, PeerKey
 from bgp.rib import Rib
@@ -64,6 +66,26 @@ def test_two_peers_with_equal_paths_share_the_load(net: Net) -> None:
     rib.decide()
     assert peers_of(rib, net.cidr(1)) == [ONE.peer]
     assert notes(rib, net.cidr(1))[TWO.peer] == "lost: equal, but maxPaths is 1"
+
+
+def test_prefixes_with_equal_paths_share_one_choice_whoever_spoke_first(net: Net) -> None:
+    rib = rib_with([ONE, TWO])
+    for each, prefix in ((ONE, 1), (TWO, 1), (TWO, 2), (ONE, 2)):
+        rib.learn(each.peer, attributes(net.host(1)), [net.cidr(prefix)])
+    settle(rib)
+    assert rib.chosen()[net.cidr(1)] is rib.chosen()[net.cidr(2)]
+
+
+def test_what_is_remembered_of_decisions_has_a_limit(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bgp.rib._MEMO_LIMIT", 3)
+    rib = rib_with([ONE])
+    for number in range(1, 20):
+        rib.learn(ONE.peer, attributes(net.host(1), med=number), [net.cidr(number)])
+    settle(rib)
+    assert len(rib._memo) <= 3
+    assert {prefix: choice.best.attributes.med for prefix, choice in rib.chosen().items()} == {
+        net.cidr(number): number for number in range(1, 20)
+    }
 
 
 def test_a_change_back_before_the_decision_is_no_change(net: Net) -> None:
