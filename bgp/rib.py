@@ -187,9 +187,10 @@ class Rib:
     def failover(self, is_dead: Callable[[Path], bool]) -> list[Failover]:
         """Say what every choice in use comes to when some paths die: one entry for each different choice.
 
-        Costs as much as there are choices, not prefixes. It changes nothing: tell the RIB what died (`drop`,
-        `set_reachability`) and `decide` has the last word, prefix by prefix. Choices that lose nothing are
-        listed as well, since the kernel may carry them by the same next hops as one that does.
+        It changes nothing: tell the RIB what died (`drop`, `set_reachability`) and `decide` has the last word,
+        prefix by prefix. It comes to the same paths wherever some of the equals live, unless a path stands by that
+        a dead one had held back, by its MED or within maxPaths. Choices that lose nothing are listed as well, since
+        the kernel may carry them by the same next hops as one that does.
         """
         choices = {id(choice): choice for choice in self._chosen.values()}.values()
         return [Failover(choice, tuple(path for path in choice.multipath if not is_dead(path))) for choice in choices]
@@ -251,10 +252,8 @@ class Rib:
     def _note(self, entry: AdjRibIn, prefix: Prefix, path: Path, choice: Choice | None) -> str:
         if (refusal := entry.refused.get(prefix)) is not None:
             return f"refused: {prefix} {refusal}"
-        if path.next_hop not in self._costs:
+        if choice is None or path.next_hop not in self._costs:
             return f"next hop {path.next_hop} is unreachable"
-        if choice is None:
-            return ""
         if path is choice.best:
             return f"best: {choice.reason}"
         return "equal: multipath" if path in choice.multipath else f"lost: {choice.lost_to.get(path, '')}"

@@ -103,9 +103,13 @@ def test_a_session_is_told_nothing_of_a_family_it_does_not_carry(net: Net) -> No
     assert outside.adj_rib_out([V4.cidr(1), V6.cidr(1)], {}).keys() == {net.cidr(1)}
 
 
-def test_a_family_we_have_no_address_of_is_not_announced() -> None:
+@pytest.mark.parametrize("families", [frozenset(Family), frozenset({Family.IPV6})], ids=["both", "IPv6"])
+def test_a_family_we_have_no_address_of_is_not_announced(families: frozenset[Family]) -> None:
     ours = node(1, addresses=(V4.host(1),))
-    assert Advertiser(towards_router(ours), passes_on=False).own(V6.cidr(1)) is None
+    for asn in (65100, OWN_ASN):
+        session = towards_router(ours, asn=asn, families=families, mode=NextHopMode.SELF)
+        assert Advertiser(session, passes_on=True).own(V6.cidr(1)) is None
+        assert Advertiser(session, passes_on=True).learned(V6.cidr(9), from_router()) is None
 
 
 # What is passed on
