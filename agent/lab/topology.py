@@ -92,15 +92,18 @@ Community: TypeAlias = Annotated[str, BeforeValidator(_community)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
 
 class Announcement(_Model):
-    """A prefix that a router originates, with what shall be said about it."""
+    """A prefix that a router originates, with what shall be said about it. A prefix alone may stand for it."""
 
     prefix: PrefixField
+    """The prefix."""
     med: int | None = Field(default=None, ge=0, le=4294967295)
+    """MULTI_EXIT_DISC. By default what the daemon says."""
     communities: tuple[Community, ...] = ()
+    """Communities, such as 65000:100."""
     as_path: tuple[ASN, ...] = Field(default=(), alias="asPath")
     """AS numbers put behind the router's own, as if it had heard the prefix from there."""
     next_hop: AddressField | None = Field(default=None, alias="nextHop")
@@ -115,17 +118,27 @@ class Router(_Model):
     """A router: a daemon that speaks BGP with every machine it shares a link with."""
 
     daemon: DaemonName
+    """bird, frr or gobgp. GoBGP has a RIB alone: it passes routes on, but packets do not follow."""
     asn: ASN
+    """Its AS number."""
     router_id: IPv4Address | None = Field(default=None, alias="routerID")
+    """BGP Identifier. By default its first IPv4 address."""
     announce: tuple[Annotated[Announcement, BeforeValidator(_announcement)], ...] = ()
+    """Prefixes it originates, of either family."""
     transport: Literal["both", "ipv4", "ipv6"] = "both"
     """`both`: a session for each family over itself; else one session that carries both families."""
     password: str | None = Field(default=None, min_length=1, max_length=80, repr=False)
+    """TCP MD5 password of all its sessions (RFC 2385)."""
     passive: bool = False
+    """Whether it waits for others to connect."""
     hold_time_s: int = Field(default=9, alias="holdTimeSeconds", ge=3, le=65535)
+    """Hold time it offers, in seconds; KEEPALIVE messages come three times as often."""
     graceful_restart: bool = Field(default=True, alias="gracefulRestart")
+    """Whether it keeps its routes over a restart and has its peers do so (RFC 4724)."""
     restart_time_s: int = Field(default=120, alias="restartTimeSeconds", ge=1, le=4095)
+    """Seconds for which peers shall keep its routes."""
     next_hop_self: bool = Field(default=True, alias="nextHopSelf")
+    """Whether it says its own address as the next hop of all routes, iBGP included."""
     session: str = ""
     """Lines for every session, in the daemon's words (FRR: what follows `neighbor ADDRESS`)."""
     config: str = ""
@@ -136,9 +149,13 @@ class Node(_Model):
     """A node: pods behind it, and something that announces their addresses: the agent or a stand-in."""
 
     labels: dict[str, str] = {}
+    """Labels of its Node object."""
     pod_cidrs: tuple[PrefixField, ...] = Field(default=(), alias="podCIDRs")
+    """Its pods' addresses: the first of each is the gateway's, the next are the pods' in their order."""
     pods: tuple[str, ...] = ()
+    """Names of pods, unlike any other name in the lab."""
     daemon: Literal["agent", "bird", "frr", "none"] = "agent"
+    """What speaks BGP: the agent; a stand-in that announces the pod CIDRs and is no transit; or nothing."""
     asn: ASN | None = None
     """Routers take any AS but their own from a node that leaves this out. A stand-in needs it."""
     command: tuple[str, ...] = ()
@@ -146,13 +163,14 @@ class Node(_Model):
 
 
 class Link(_Model):
-    """A cable between two machines, or with more ends a switch that joins them."""
+    """A cable between two machines, or with more ends a switch that joins them. A list of ends may stand for it."""
 
     ends: tuple[str, ...] = Field(min_length=2)
+    """Routers and nodes."""
     name: str = ""
-    """Of the switch. Default: lan1, lan2 and so on."""
+    """Of the switch. By default lan1, lan2 and so on."""
     addresses: dict[str, tuple[InterfaceAddress, ...]] = {}
-    """With any given, these are all there are on this link."""
+    """End → interface addresses. With any given, these are all there are on this link."""
 
 
 def _link(value: object) -> object:
@@ -163,12 +181,17 @@ class Topology(_Model):
     """A whole lab."""
 
     name: str
+    """Its name, and part of the names of its network namespaces: tl-NAME-n1."""
     families: tuple[FamilyName, ...] = Field(default=("IPv4", "IPv6"), min_length=1)
+    """Address families in use: IPv4, IPv6 or both."""
     routers: dict[str, Router] = {}
+    """Routers by name."""
     nodes: dict[str, Node] = {}
+    """Nodes by name."""
     links: tuple[Annotated[Link, BeforeValidator(_link)], ...] = ()
+    """What is joined to what. The first link of a node gives it the addresses of its Node object."""
     manifests: Path | None = None
-    """A directory; relative to the file it is named in."""
+    """A directory of objects for the agents, relative to the file it is named in. Edits take effect at once."""
 
     @property
     def enabled_families(self) -> tuple[Family, ...]:
