@@ -32,7 +32,10 @@ _LOOK_S: Final = 0.0005
 _NLM_F_APPEND: Final = 0x800
 _ADDRESS_AT: Final = 40  # in a route's notification: header 16, rtmsg 12, RTA_TABLE 8, head of RTA_DST 4
 _ATTRIBUTE_KIND_AT: Final = 38
+_LENGTH_AT: Final = 17
+_PROTOCOL_AT: Final = 21
 _RTA_DST: Final = 1
+_RTPROT_KERNEL: Final = 2
 
 
 def _listen(namespace: str, groups: int) -> socket.socket:
@@ -92,7 +95,8 @@ class Arrivals:
             while True:
                 data = receive(8192)
                 # One notification a datagram, its attributes in a fixed order (fib_dump_info, rt6_fill_node).
-                if data[4] == NEWROUTE and data[17] == length and data[_ATTRIBUTE_KIND_AT] == _RTA_DST:
+                is_of_load = data[_LENGTH_AT] == length and data[_PROTOCOL_AT] != _RTPROT_KERNEL
+                if data[4] == NEWROUTE and is_of_load and data[_ATTRIBUTE_KIND_AT] == _RTA_DST:
                     seen.add(data[_ADDRESS_AT:end])
         except BlockingIOError:
             pass
