@@ -27,7 +27,10 @@ app.add_typer(fail_app, name="fail")
 app.add_typer(heal_app, name="heal")
 
 LabArgument = Annotated[
-    str, typer.Argument(metavar="[LAB]", help="Name of the lab, or its file; not needed when one lab is up.")
+    str,
+    typer.Argument(
+        metavar="LAB", envvar="TORTIE_LAB", help="Name of the lab, or its file; not needed when one lab is up."
+    ),
 ]
 LabOption = Annotated[
     str, typer.Option("--lab", envvar="TORTIE_LAB", help="Name of the lab, or its file; not needed when one is up.")
@@ -116,9 +119,7 @@ def down(lab: LabArgument = "") -> None:
     _run(take_down())
 
 
-@app.command(
-    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
-)
+@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def exec_(
     machine: Annotated[str, typer.Argument(metavar="MACHINE", help="A pod, node or router.")],
     argv: Annotated[list[str] | None, typer.Argument(metavar="[--] COMMAND...", help="By default a shell.")] = None,
