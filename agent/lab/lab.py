@@ -28,7 +28,7 @@ from agent.lab.speakers.agent import agent_sessions
 from agent.lab.speakers.bird import Bird
 from agent.lab.speakers.frr import Frr
 from agent.lab.speakers.gobgp import GoBgp
-from agent.lab.state import Faults, LabError, State, default_root
+from agent.lab.state import Faults, LabError, State, default_root, running
 from agent.lab.topology import Announcement, DaemonName, Topology
 from agent.lab.wait import eventually
 from inet.prefix import Family, IPAddress, Prefix
@@ -60,12 +60,12 @@ class Lab:
         """
         planned = plan(topology)
         _check_host(planned)
+        root = root or default_root()
         namespaces = [machine.namespace for machine in planned.machines.values()]
         taken = sorted(existing().intersection(namespaces))
-        lab = cls(topology, State.create(root or default_root(), topology, [] if taken else namespaces))
-        if taken:
-            lab.state.remove()
+        if taken and topology.name not in running(root):
             raise LabError(f"network namespace {taken[0]} exists and is not this lab's: give another --name")
+        lab = cls(topology, State.create(root, topology, namespaces))
         lab.state.hosts.write_text(hosts(planned))
         (lab.state.config / "nodes.yaml").write_text(node_manifests(planned))
         try:

@@ -9,6 +9,7 @@ ROOT/NAME/machines/MACHINE/    configuration, sockets, logs and process ids of w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 from agent.lab.processes import Process
@@ -52,19 +54,27 @@ class State:
 
     @classmethod
     def create(cls, root: Path, topology: Topology, namespaces: Sequence[str]) -> State:
-        """Make the directory; that it is not there already is what makes a name unique. Raises LabError."""
+        """Make the directory, whole at once; that it is not there already is what makes a name unique.
+
+        Raises LabError.
+        """
         state = cls(root / topology.name)
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        being_made = Path(mkdtemp(prefix=f".{topology.name}.", dir=root))
+        being_made.chmod(0o755)
+        record = {"topology": topology.model_dump(mode="json", by_alias=True), "namespaces": list(namespaces)}
+        _write(being_made / "lab.json", json.dumps(record, indent=1))
+        (being_made / "config" / "manifests").mkdir(parents=True)
+        (being_made / "machines").mkdir()
         try:
-            state.path.mkdir(mode=0o755)
-        except FileExistsError:
+            being_made.rename(state.path)
+        except OSError as error:
+            shutil.rmtree(being_made)
+            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                raise
             raise LabError(
                 f"lab {topology.name} is up already: `tortie lab down {topology.name}` first, or give another --name"
             ) from None
-        record = {"topology": topology.model_dump(mode="json", by_alias=True), "namespaces": list(namespaces)}
-        _write(state.path / "lab.json", json.dumps(record, indent=1))
-        (state.path / "config" / "manifests").mkdir(parents=True)
-        (state.path / "machines").mkdir()
         return state
 
     @classmethod

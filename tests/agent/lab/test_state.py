@@ -25,6 +25,7 @@ def test_a_name_is_given_once(tmp_path: Path) -> None:
     State.create(tmp_path, TOPOLOGY, [])
     with pytest.raises(LabError, match="lab x is up already"):
         State.create(tmp_path, TOPOLOGY, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_lab_that_is_not_up_is_not_found(tmp_path: Path) -> None:
