@@ -1,20 +1,22 @@
-"""The NETLINK_ROUTE wire: packing messages, sending many at once, reading answers and dumps.
+"""The netlink wire: packing messages, sending many at once, reading answers and dumps.
 
 In go messages built by `message` and `attribute`; out come failures by position, single answers, or the parsed
 rows of a dump. The one idea: the kernel works a request off inside `send`, so its answer is there when `send`
 returns and nothing here ever waits. What takes long is cut into chunks, and the event loop gets a turn between
 two of them. Numbers are from linux/netlink.h and linux/rtnetlink.h. Everything happens in the network namespace
-of the thread that opened the socket.
+of the thread that opened the socket. Sockets speak NETLINK_ROUTE where nobody says otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from enum import IntFlag
 from itertools import islice
@@ -28,8 +30,12 @@ U32: Final = struct.Struct("=I")
 _FLAGS: Final = struct.Struct("=H")
 _FLAGS_OFFSET: Final = 6
 _SEQUENCE_OFFSET: Final = 8
+_PORT_OFFSET: Final = 12
 _LAST_SEQUENCE: Final = 0x7FFFFFFF
 _STATUS: Final = struct.Struct("=i")  # in NLMSG_ERROR and NLMSG_DONE: 0 or -errno
+
+_ATTRIBUTE_MESSAGE: Final = 1  # NLMSGERR_ATTR_MSG, _OFFS
+_ATTRIBUTE_OFFSET: Final = 2
 
 ERROR: Final = 2  # NLMSG_ERROR: a failure, or an ACK
 DONE: Final = 3  # NLMSG_DONE: the end of a dump
@@ -39,6 +45,9 @@ _CAP_ACK: Final = 10  # answers do not repeat the request
 _EXT_ACK: Final = 11  # failures come with words
 _GET_STRICT_CHK: Final = 12  # dumps are filtered in the kernel
 _SO_RCVBUFFORCE: Final = 33
+_SO_ATTACH_FILTER: Final = 26
+_FPROG: Final = struct.Struct("@HP")  # sock_fprog: number of instructions, their address
+_BPF: Final = struct.Struct("=HBBI")  # sock_filter
 
 _CHUNK_MESSAGES: Final = 256
 _CHUNK_BYTES: Final = 64 * 1024  # a send buffer holds 208 KiB where nobody changed it
@@ -67,6 +76,14 @@ class Failure(NamedTuple):
     position: int
     errno: int
     message: str
+
+
+class Status(NamedTuple):
+    """What an ERROR or DONE message says: errno (0: none), words about it, and where in the request it is about."""
+
+    errno: int
+    message: str = ""
+    offset: int = 0  # of the attribute at fault, from the beginning of the request's header; 0 where nobody says
 
 
 class Message(NamedTuple):
@@ -121,9 +138,9 @@ def messages(data: bytes) -> Iterator[Message]:
         offset += (length + 3) & ~3
 
 
-def open_socket(receive_buffer: int) -> socket.socket:
+def open_socket(receive_buffer: int, protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
     """Open a non-blocking socket with a receive buffer of so many bytes, or as many as one without root may have."""
-    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     netlink.setblocking(False)  # noqa: FBT003 - the parameter has no name
     try:
         netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
@@ -132,7 +149,37 @@ def open_socket(receive_buffer: int) -> socket.socket:
     return netlink
 
 
-async def dump(request: bytes, parse: Callable[[bytes, int, int], Row | None]) -> list[Row]:
+def leave_out(netlink: socket.socket, port: int) -> None:
+    """Attach a classic BPF program that drops notifications of what was written through a socket, by its port id."""
+    # BPF loads words in network byte order, nlmsghdr is in the machine's.
+    expected = int.from_bytes(port.to_bytes(4, sys.byteorder), "big")
+    program = b"".join(
+        _BPF.pack(*instruction)
+        for instruction in (
+            (0x20, 0, 0, _PORT_OFFSET),  # load the word: nlmsg_pid of the first message, and so of all
+            (0x15, 0, 1, expected),  # if it is ours, go on, else skip one
+            (0x06, 0, 0, 0),  # drop
+            (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
+        )
+    )
+    buffer = ctypes.create_string_buffer(program)
+    netlink.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FPROG.pack(4, ctypes.addressof(buffer)))
+
+
+async def readable(netlink: socket.socket) -> None:
+    """Wait until there is something to receive."""
+    ready = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(netlink, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(netlink)
+
+
+async def dump(
+    request: bytes, parse: Callable[[bytes, int, int], Row | None], protocol: int = socket.NETLINK_ROUTE
+) -> list[Row]:
     """Send a dump request; return what `parse(data, start, end)` makes of each row, None left out.
 
     Each dump has a socket of its own: it may be cancelled, and nobody waits for it. One that was overtaken by
@@ -142,7 +189,7 @@ async def dump(request: bytes, parse: Callable[[bytes, int, int], Row | None]) -
     attempt = 0
     while True:
         attempt += 1
-        with contextlib.closing(NetlinkSocket()) as netlink:
+        with contextlib.closing(NetlinkSocket(protocol)) as netlink:
             rows, was_interrupted = await netlink.dump(request, parse)
         if not was_interrupted or attempt == _DUMP_ATTEMPTS:
             return rows
@@ -151,8 +198,8 @@ async def dump(request: bytes, parse: Callable[[bytes, int, int], Row | None]) -
 class NetlinkSocket:
     """A request socket. Several tasks may write through it at a time: chunks never mix."""
 
-    def __init__(self) -> None:
-        self._socket = open_socket(_RECEIVE_BUFFER)
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = open_socket(_RECEIVE_BUFFER, protocol)
         for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
             with contextlib.suppress(OSError):  # before Linux 4.20 there is no strict check: every reader filters too
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
@@ -246,9 +293,9 @@ class NetlinkSocket:
                 for answer in messages(data):
                     if answer.kind != ERROR or not first <= answer.sequence <= last:
                         continue
-                    number, words = _read_status(data, answer)
-                    if number:
-                        failures.append(Failure(position + answer.sequence - first, number, words))
+                    status = read_status(data, answer)
+                    if status.errno:
+                        failures.append(Failure(position + answer.sequence - first, status.errno, status.message))
                     if answer.sequence == last:
                         return failures
         except OSError as error:
@@ -274,23 +321,27 @@ def _fitting(requests: list[bytes]) -> int:
     return len(requests)
 
 
-def _read_status(data: bytes, answer: Message) -> tuple[int, str]:
-    """Return errno (0: none) and what the kernel or errno says about it."""
+def read_status(data: bytes, answer: Message) -> Status:
+    """Read an ERROR or DONE message."""
     number = -_STATUS.unpack_from(data, answer.start)[0]
     if not number:
-        return 0, ""
+        return Status(0)
+    words = os.strerror(number)
+    offset = 0
     if answer.flags & Flag.ACK_TLVS:
         # An error repeats the header of the request between status and attributes (struct nlmsgerr).
         repeated = HEADER.size if answer.kind == ERROR else 0
         for kind, payload in attributes(data, answer.start + _STATUS.size + repeated, answer.end):
-            if kind == 1:  # NLMSGERR_ATTR_MSG
-                return number, payload.rstrip(b"\0").decode(errors="replace")
-    return number, os.strerror(number)
+            if kind == _ATTRIBUTE_MESSAGE:
+                words = payload.rstrip(b"\0").decode(errors="replace")
+            elif kind == _ATTRIBUTE_OFFSET:
+                offset = U32.unpack(payload)[0]
+    return Status(number, words, offset)
 
 
 def _raise_failure(data: bytes, answer: Message) -> None:
     """Raise OSError if an answer reports one."""
     if answer.kind in (ERROR, DONE):
-        number, words = _read_status(data, answer)
-        if number:
-            raise OSError(number, words)
+        status = read_status(data, answer)
+        if status.errno:
+            raise OSError(status.errno, status.message)
