@@ -17,7 +17,7 @@ DELADDR: Final = 21
 _GETADDR: Final = 22
 
 _IFINFOMSG: Final = struct.Struct("=BBHiII")  # family, pad, type, index, flags, change
-IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 
 _IFLA_IFNAME: Final = 3
 _IFA_ADDRESS: Final = 1
@@ -57,10 +57,16 @@ def parse_link(data: bytes, start: int, end: int) -> Link | None:
 
 def parse_address(data: bytes, start: int, end: int) -> LocalAddress | None:
     """Read an address of a dump or a notification."""
-    _family, _length, _flags, _scope, interface = IFADDRMSG.unpack_from(data, start)
-    found = dict(attributes(data, start + IFADDRMSG.size, end))
+    _family, _length, _flags, _scope, interface = _IFADDRMSG.unpack_from(data, start)
+    found = dict(attributes(data, start + _IFADDRMSG.size, end))
     packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)  # on a point-to-point link ADDRESS is the other end
     return LocalAddress(ip_address(packed), interface) if packed else None
+
+
+def interface_of_address(data: bytes, start: int) -> int:
+    """Return the ifindex of the link that an address of a dump or a notification is on."""
+    interface: int = _IFADDRMSG.unpack_from(data, start)[4]
+    return interface
 
 
 async def links() -> dict[int, Link]:
@@ -71,7 +77,7 @@ async def links() -> dict[int, Link]:
 
 async def addresses() -> list[LocalAddress]:
     """Return every address of this node, loopback's and link-local ones included."""
-    return await dump(message(_GETADDR, 0, IFADDRMSG.pack(0, 0, 0, 0, 0)), parse_address)
+    return await dump(message(_GETADDR, 0, _IFADDRMSG.pack(0, 0, 0, 0, 0)), parse_address)
 
 
 def is_up(netlink: NetlinkSocket, interface: int) -> bool:

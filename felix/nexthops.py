@@ -20,8 +20,8 @@ HOP_IDS: Final = range(0x61000000, 0x61400000)
 GROUP_IDS: Final = {Family.IPV4: range(0x61400000, 0x61800000), Family.IPV6: range(0x61800000, 0x61C00000)}
 """Ids of our groups, by the family of the routes that point at them."""
 
-_NEWNEXTHOP: Final = 104
-_DELNEXTHOP: Final = 105
+NEWNEXTHOP: Final = 104
+DELNEXTHOP: Final = 105
 _GETNEXTHOP: Final = 106
 
 _ID: Final = 1
@@ -71,7 +71,7 @@ def create_hop(number: int, family: Family, hop: NextHop) -> bytes:
     body += attribute(_ID, U32.pack(number)) + attribute(_OIF, U32.pack(hop.interface))
     if hop.gateway:
         body += attribute(_GATEWAY, hop.gateway)
-    return message(_NEWNEXTHOP, Flag.CREATE | Flag.EXCL, body)
+    return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL, body)
 
 
 def put_group(number: int, members: tuple[int, ...], *, is_new: bool) -> bytes:
@@ -81,12 +81,12 @@ def put_group(number: int, members: tuple[int, ...], *, is_new: bool) -> bytes:
     """
     body = _NHMSG.pack(0, 0, PROTOCOL, 0, 0) + attribute(_ID, U32.pack(number))
     body += attribute(_GROUP, b"".join(_MEMBER.pack(member, 0, 0, 0) for member in members))
-    return message(_NEWNEXTHOP, Flag.CREATE | Flag.EXCL if is_new else Flag.REPLACE, body)
+    return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL if is_new else Flag.REPLACE, body)
 
 
 def delete(number: int) -> bytes:
     """Build the message that deletes an object. With a group go its routes."""
-    return message(_DELNEXTHOP, 0, _NHMSG.pack(0, 0, 0, 0, 0) + attribute(_ID, U32.pack(number)))
+    return message(DELNEXTHOP, 0, _NHMSG.pack(0, 0, 0, 0, 0) + attribute(_ID, U32.pack(number)))
 
 
 def get(number: int) -> bytes:

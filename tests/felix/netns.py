@@ -14,11 +14,17 @@ from pathlib import Path
 from socket import if_nametoindex
 
 from felix.route import NextHop
-from inet.prefix import Family, parse_address
+from inet.prefix import Family, Prefix, parse_address
 
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NUMBERS = itertools.count()
+
+_SETTINGS = {
+    "ipv4/nexthop_compat_mode": "0",
+    "ipv6/conf/default/keep_addr_on_down": "1",
+    "ipv6/conf/default/accept_dad": "0",  # else addresses become usable a second after a link comes up
+}
 
 WHY_NOT = "" if os.geteuid() == 0 and Path("/run/netns").parent.exists() else "needs root and ip (iproute2)"
 
@@ -60,8 +66,7 @@ class Node:
         _run("ip", "netns", "add", self.name)
         _run("ip", "netns", "add", self.peer)
         with entered(self.name):
-            for entry in ("ipv4/nexthop_compat_mode=0", "ipv6/conf/default/keep_addr_on_down=1"):
-                path, value = entry.split("=")
+            for path, value in _SETTINGS.items():
                 Path("/proc/sys/net", path).write_text(value, encoding="ascii")
         self.ip("link set lo up")
         for i in range(2):
@@ -84,6 +89,17 @@ class Node:
 
     def routes(self) -> str:
         return self.ip("route show proto 97") + self.ip("-6 route show proto 97")
+
+    def leads(self, destination: Prefix) -> set[str]:
+        """Return the links over which our route to a destination leads, as ip says."""
+        version = "-4" if destination.family is Family.IPV4 else "-6"
+        shown = self.ip(f"{version} route show {destination} proto 97")
+        words = shown.split()
+        if "nhid" in words:
+            members = self.ip(f"nexthop show id {words[words.index('nhid') + 1]}").split("group ")[1].split()[0]
+            shown = "".join(self.ip(f"nexthop show id {member}") for member in members.split("/"))
+        paths = [path for path in shown.splitlines() if "linkdown" not in path]
+        return {f"a{i}" for i in range(2) if any(f"dev a{i}" in path for path in paths)}
 
     def hop(self, family: Family, i: int, last: int = 2) -> NextHop:
         """Return a next hop on link `i`: an address that need not exist."""

@@ -56,17 +56,6 @@ async def set_all(fib: Fib, *routes: Route) -> None:
     assert fib.pending == 0
 
 
-def leads(node: Node, family: Family, i: int) -> set[str]:
-    """Return the links over which the kernel sends packets for a destination, as it says itself."""
-    shown = node.ip(f"{VERSION[family]} route show {prefix(family, i)} proto 97")
-    groups = [word for previous, word in zip(shown.split(), shown.split()[1:], strict=False) if previous == "nhid"]
-    for group in groups:
-        members = node.ip(f"nexthop show id {group}").split("group ")[1].split()[0]
-        shown = "".join(node.ip(f"nexthop show id {member}") for member in members.split("/"))
-    paths = [path for path in shown.splitlines() if "linkdown" not in path]
-    return {f"a{link}" for link in range(2) if any(f"dev a{link}" in path for path in paths)}
-
-
 async def until(condition: Callable[[], bool], fib: Fib) -> None:
     """Apply as the agent would on news of links and addresses, until a condition holds."""
     deadline = time.monotonic() + 5
@@ -86,8 +75,8 @@ async def test_routes_of_every_kind(fib: Fib, node: Node, family: Family) -> Non
         unicast(prefix(family, 2), hops(node, family, 1)),
         blackhole(prefix(family, 3)),
     )
-    assert leads(node, family, 1) == {"a0", "a1"}
-    assert leads(node, family, 2) == {"a1"}
+    assert node.leads(prefix(family, 1)) == {"a0", "a1"}
+    assert node.leads(prefix(family, 2)) == {"a1"}
     assert node.ip(f"{VERSION[family]} route show type blackhole proto 97").startswith(f"blackhole {prefix(family, 3)}")
     fib.remove(prefix(family, 1))
     fib.remove(prefix(family, 3))
@@ -101,7 +90,7 @@ async def test_routes_of_every_kind(fib: Fib, node: Node, family: Family) -> Non
 
 async def test_ipv4_through_an_ipv6_gateway(fib: Fib, node: Node) -> None:
     await set_all(fib, unicast(prefix(Family.IPV4, 1), hops(node, Family.IPV6, 0, 1)))
-    assert leads(node, Family.IPV4, 1) == {"a0", "a1"}
+    assert node.leads(prefix(Family.IPV4, 1)) == {"a0", "a1"}
     assert "via inet6 fd00:" in node.ip("route get 10.64.1.1")
 
 
@@ -137,7 +126,7 @@ async def test_moving_a_thousand_routes_is_one_message(objects: Fib, node: Node,
         await objects.move(hops(node, family, 0, 1), hops(node, family, 1))
     assert len(lines) == 1
     assert " group " in lines[0]
-    assert leads(node, family, 0) == leads(node, family, 999) == {"a1"}
+    assert node.leads(prefix(family, 0)) == node.leads(prefix(family, 999)) == {"a1"}
     assert len(node.routes().splitlines()) == 1000
     assert await objects.apply() == []
     assert objects.pending == 0
@@ -146,7 +135,7 @@ async def test_moving_a_thousand_routes_is_one_message(objects: Fib, node: Node,
 async def test_a_group_moves_to_hops_that_were_not_known(fib: Fib, node: Node, family: Family) -> None:
     await set_all(fib, unicast(prefix(family, 1), hops(node, family, 0)))
     await fib.move(hops(node, family, 0), hops(node, family, 1))
-    assert leads(node, family, 1) == {"a1"}
+    assert node.leads(prefix(family, 1)) == {"a1"}
 
 
 def admin_down(node: Node) -> None:
@@ -177,11 +166,11 @@ async def test_a_link_goes_and_comes(
         unicast(prefix(family, 2), hops(node, family, 0)),
     )
     down(node)
-    await until(lambda: leads(node, family, 1) == {"a1"} and leads(node, family, 2) == set(), fib)
+    await until(lambda: node.leads(prefix(family, 1)) == {"a1"} and node.leads(prefix(family, 2)) == set(), fib)
     assert fib.count == 1
     assert fib.errors[prefix(family, 2)].message
     up(node)
-    await until(lambda: leads(node, family, 1) == {"a0", "a1"} and leads(node, family, 2) == {"a0"}, fib)
+    await until(lambda: node.leads(prefix(family, 1)) == {"a0", "a1"} and node.leads(prefix(family, 2)) == {"a0"}, fib)
     assert (fib.count, fib.pending, fib.errors) == (2, 0, {})
 
 
@@ -202,7 +191,7 @@ async def test_what_hands_did_is_undone(fib: Fib, node: Node, family: Family) ->
         for i in news:
             fib.route_changed(prefix(family, i))
         assert await fib.apply() == []
-        assert (leads(node, family, 1), leads(node, family, 2)) == ({"a0", "a1"}, {"a0"})
+        assert (node.leads(prefix(family, 1)), node.leads(prefix(family, 2))) == ({"a0", "a1"}, {"a0"})
         assert "blackhole" in node.ip(f"{version} route show {prefix(family, 3)}")
     assert fib.repaired == 5
     assert fib.pending == 0
@@ -219,7 +208,7 @@ async def test_next_hops_deleted_by_hand_are_put_back(objects: Fib, node: Node, 
         node.ip(deed)
         objects.next_hops_changed()
         assert await objects.apply() == []
-        assert (leads(node, family, 1), leads(node, family, 2)) == ({"a0", "a1"}, {"a0"})
+        assert (node.leads(prefix(family, 1)), node.leads(prefix(family, 2))) == ({"a0", "a1"}, {"a0"})
         assert objects.pending == 0
 
 
@@ -278,7 +267,7 @@ async def test_an_unusable_next_hop_says_why(fib: Fib, node: Node, family: Famil
     assert node.routes() == ""
     onlink = unicast(prefix(family, 1), [elsewhere._replace(onlink=True)])
     await set_all(fib, onlink)
-    assert leads(node, family, 1) == {"a0"}
+    assert node.leads(prefix(family, 1)) == {"a0"}
 
 
 async def test_the_table_of_this_kernel(node: Node) -> None:

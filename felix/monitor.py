@@ -1,0 +1,230 @@
+"""What happens in the kernel without our doing: links, addresses, routes and nexthop objects.
+
+Out come batches of small events, repetitions left out: news that something may differ, not what it is now; whoever
+needs that looks. Notifications of our own writes never reach us: a socket filter drops them by port id, so that
+10,000 written routes cost nothing to listen to. When the kernel could not keep all news for us, it says so, and
+`Overflow` tells everyone to look at everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import socket
+import struct
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from felix import nexthops, routemessages
+from felix.links import DELADDR, DELLINK, NEWADDR, NEWLINK, Link, interface_of_address, links, parse_link
+from felix.netlink import SOL_NETLINK, Message, messages, open_socket
+from felix.nexthops import DELNEXTHOP, NEWNEXTHOP
+from felix.route import METRIC, PROTOCOL
+from felix.routemessages import CLONED, DELROUTE, MAIN_TABLE, NEWROUTE, KernelRoute
+from inet.prefix import Prefix
+
+_ADD_MEMBERSHIP: Final = 1
+_GROUPS: Final = (1, 5, 7, 9, 11)  # RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE
+_NEXTHOP_GROUP: Final = 32  # RTNLGRP_NEXTHOP, since Linux 5.3
+
+_RECEIVE_BUFFER: Final = 8 * 1024 * 1024  # 100,000 notifications
+_RECEIVE_BYTES: Final = 64 * 1024
+_BATCH: Final = 512
+
+_SO_ATTACH_FILTER: Final = 26
+_FPROG: Final = struct.Struct("@HP")  # sock_fprog: number of instructions, their address
+
+_LOCAL_TABLE: Final = 255
+_ADDRESS_KINDS: Final = range(2, 6)  # RTN_LOCAL, _BROADCAST, _ANYCAST, _MULTICAST: they come and go with addresses
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """A link appeared, went, was renamed, or lost or got its carrier, perhaps all that and back again."""
+
+    interface: int  # ifindex
+    name: str
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChanged:
+    """An address was added to a link, changed or removed."""
+
+    interface: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRouteChanged:
+    """Someone else changed or deleted our route to a destination, or a route that has its place."""
+
+    destination: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNextHopsChanged:
+    """Someone else changed or deleted nexthop objects of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRouteChanged:
+    """A route of someone else changed: next hops may be reached in another way."""
+
+    destination: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignNextHopsChanged:
+    """Nexthop objects of someone else changed, and so may have the routes that lead to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """News was lost: anything may have changed."""
+
+
+Event: TypeAlias = (
+    LinkChanged
+    | AddressChanged
+    | OwnRouteChanged
+    | OwnNextHopsChanged
+    | ForeignRouteChanged
+    | ForeignNextHopsChanged
+    | Overflow
+)
+
+
+class Monitor:
+    """Listens from the moment it is made, in the network namespace of the thread that makes it."""
+
+    def __init__(self, own_port: int, *, receive_buffer: int = _RECEIVE_BUFFER) -> None:
+        self._own_port = own_port  # the port id of the socket that writes our routes
+        self._receive_buffer = receive_buffer
+        self._links: dict[int, Link] = {}
+        self._socket = self._listen()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    async def batches(self) -> AsyncGenerator[list[Event], None]:
+        """Yield news for ever, first of every link there is. Raises OSError only if no socket can be opened."""
+        while True:
+            if found := await self._compare_links():
+                yield found
+            lost = False
+            while not lost:
+                await self._readable()
+                events, lost = self._drain()
+                if events:
+                    yield events
+            yield [Overflow()]
+
+    def _listen(self) -> socket.socket:
+        netlink = open_socket(self._receive_buffer)
+        _leave_out(netlink, self._own_port)
+        netlink.bind((0, 0))
+        for group in _GROUPS:
+            netlink.setsockopt(SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        with contextlib.suppress(OSError):  # a kernel without nexthop objects has no news of them
+            netlink.setsockopt(SOL_NETLINK, _ADD_MEMBERSHIP, _NEXTHOP_GROUP)
+        return netlink
+
+    async def _compare_links(self) -> list[Event]:
+        """Return what changed about links since they were last heard of."""
+        known, self._links = self._links, await links()
+        changed: list[Event] = [_told(link) for number, link in self._links.items() if known.get(number) != link]
+        return changed + [
+            _told(link._replace(is_up=False)) for number, link in known.items() if number not in self._links
+        ]
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_reader(self._socket, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(self._socket)
+
+    def _drain(self) -> tuple[list[Event], bool]:
+        """Return what has come in, up to a batch, and whether something was lost."""
+        events: dict[Event, None] = {}
+        changed_links: dict[int, LinkChanged] = {}
+        lost = False
+        for _ in range(_BATCH):
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                lost = True
+                if error.errno != errno.ENOBUFS:
+                    self._socket.close()
+                    self._socket = self._listen()
+                break
+            for news in messages(data):
+                if news.kind in (NEWLINK, DELLINK):
+                    changed_links |= self._read_link(data, news)
+                else:
+                    events.update(dict.fromkeys(_read(data, news)))
+        return [*changed_links.values(), *events], lost
+
+    def _read_link(self, data: bytes, news: Message) -> dict[int, LinkChanged]:
+        link = parse_link(data, news.start, news.end)
+        if link is None:
+            return {}
+        known = self._links.get(link.interface)
+        if news.kind == DELLINK:
+            link = link._replace(is_up=False)
+            self._links.pop(link.interface, None)
+        elif link == known:
+            return {}
+        else:
+            self._links[link.interface] = link
+        return {link.interface: _told(link)}
+
+
+def _leave_out(netlink: socket.socket, port: int) -> None:
+    """Attach a classic BPF program that drops messages whose nlmsg_pid is `port`."""
+    # BPF loads words in network byte order, nlmsghdr is in the machine's.
+    expected = int.from_bytes(port.to_bytes(4, sys.byteorder), "big")
+    program = b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, 12),  # load the word at 12: nlmsg_pid
+            (0x15, 0, 1, expected),  # if it is ours, go on, else skip one
+            (0x06, 0, 0, 0),  # drop
+            (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
+        )
+    )
+    buffer = ctypes.create_string_buffer(program)
+    netlink.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FPROG.pack(len(program) // 8, ctypes.addressof(buffer)))
+
+
+def _told(link: Link) -> LinkChanged:
+    return LinkChanged(link.interface, link.name, link.is_up)
+
+
+def _read(data: bytes, news: Message) -> Iterator[Event]:
+    """Say what a notification means, other than of links."""
+    if news.kind in (NEWADDR, DELADDR):
+        yield AddressChanged(interface_of_address(data, news.start))
+    elif news.kind in (NEWNEXTHOP, DELNEXTHOP):
+        found = nexthops.parse(data, news.start, news.end)
+        yield OwnNextHopsChanged() if found.protocol == PROTOCOL else ForeignNextHopsChanged()
+    elif news.kind in (NEWROUTE, DELROUTE):
+        yield from _read_route(routemessages.parse(data, news.start, news.end))
+
+
+def _read_route(route: KernelRoute) -> Iterator[Event]:
+    if route.table == _LOCAL_TABLE or route.kind in _ADDRESS_KINDS or route.flags & CLONED:
+        return
+    if route.table == MAIN_TABLE and route.metric == METRIC:  # anyone's: a replacement is not announced as a deletion
+        yield OwnRouteChanged(route.destination)
+    if route.protocol != PROTOCOL:
+        yield ForeignRouteChanged(route.destination)

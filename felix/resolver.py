@@ -1,0 +1,168 @@
+"""How an address is reached, by the kernel's own routes: what a BGP next hop becomes before it is a kernel next hop.
+
+Answers come from lookups that the kernel makes at once (RTM_GETROUTE), are kept per address, and looked up again by
+`refresh` when links, addresses or routes of others change. Nothing is resolved through routes of our own: that
+would hold itself up by its own hair (RFC 4271 section 5.1.3 wants the immediate next hop by the other routes).
+"""
+
+from __future__ import annotations
+
+import errno
+from ipaddress import IPv6Address, ip_address
+from socket import if_nametoindex
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+from felix import links, nexthops, routemessages
+from felix.netlink import NetlinkSocket, in_turns
+from felix.nexthops import KernelHop
+from felix.route import PROTOCOL, NextHop
+from felix.routemessages import KernelRoute
+from inet.prefix import IPAddress
+
+Target: TypeAlias = tuple[IPAddress, str | None]
+"""What is looked up: an address, and the interface it is behind, which a link-local one needs."""
+
+_UNICAST: Final = 1
+_LOCAL: Final = 2
+_REJECTING: Final = {6: "drops", 7: "rejects", 8: "prohibits"}  # RTN_BLACKHOLE, _UNREACHABLE, _PROHIBIT
+_NO_WAY: Final = {  # how a lookup fails that meets such a route, or none
+    errno.EINVAL: "a blackhole route drops packets to it",
+    errno.EHOSTUNREACH: "an unreachable route rejects packets to it",
+    errno.EACCES: "a prohibit route rejects packets to it",
+    errno.ENETUNREACH: "there is no route to it",
+}
+
+
+class Resolution(NamedTuple):
+    """How packets for an address leave. Without next hops `reason` says why, for people."""
+
+    next_hops: tuple[NextHop, ...]  # sorted; gateway and link for each way
+    is_on_link: bool  # no gateway on the way
+    reason: str = ""
+
+
+class Resolver(Protocol):
+    """Lookups in the kernel's routes. The real one is `NetlinkResolver`, the one for tests `felix.fakeresolver`."""
+
+    def resolve(self, address: IPAddress, interface: str | None = None) -> Resolution:
+        """Return how an address is reached. Does not wait, and remembers the answer."""
+
+    async def refresh(self) -> frozenset[Target]:
+        """Look everything up again that was resolved before; return what is reached in another way now."""
+
+    def forget(self, address: IPAddress, interface: str | None = None) -> None:
+        """Look an address no more up in `refresh`."""
+
+    def source(self, address: IPAddress, interface: str | None = None) -> IPAddress | None:
+        """Return the address of this node that packets to an address bear, None if there is no way to it."""
+
+    async def own_addresses(self) -> frozenset[IPAddress]:
+        """Return the addresses of this node, all of them. Raises OSError."""
+
+
+class NetlinkResolver:
+    """The kernel of the network namespace that this is made in. See `Resolver`."""
+
+    def __init__(self) -> None:
+        self._netlink = NetlinkSocket()
+        self._known: dict[Target, Resolution] = {}
+
+    def close(self) -> None:
+        """Let go of the kernel."""
+        self._netlink.close()
+
+    def resolve(self, address: IPAddress, interface: str | None = None) -> Resolution:
+        """Return how an address is reached. Does not wait, and remembers the answer."""
+        target = (address, interface)
+        known = self._known.get(target)
+        if known is None:
+            known = self._known[target] = self._look_up(address, interface)
+        return known
+
+    async def refresh(self) -> frozenset[Target]:
+        """Look everything up again that was resolved before; return what is reached in another way now."""
+        changed: list[Target] = []
+        async for piece in in_turns(list(self._known.items()), 128):
+            for target, known in piece:
+                resolution = self._look_up(*target)
+                if resolution != known and target in self._known:
+                    self._known[target] = resolution
+                    changed.append(target)
+        return frozenset(changed)
+
+    def forget(self, address: IPAddress, interface: str | None = None) -> None:
+        """Look an address no more up in `refresh`."""
+        self._known.pop((address, interface), None)
+
+    def source(self, address: IPAddress, interface: str | None = None) -> IPAddress | None:
+        """Return the address of this node that packets to an address bear, None if there is no way to it."""
+        try:
+            route = self._ask(address, _index(address, interface), fib_match=False)
+        except OSError:
+            return None
+        return ip_address(route.preferred_source) if route.preferred_source else None
+
+    async def own_addresses(self) -> frozenset[IPAddress]:
+        """Return the addresses of this node, all of them. Raises OSError."""
+        return frozenset(row.address for row in await links.addresses())
+
+    def _ask(self, address: IPAddress, interface: int, *, fib_match: bool) -> KernelRoute:
+        data = self._netlink.ask(routemessages.lookup(address.packed, interface, fib_match=fib_match))
+        return routemessages.parse(data, 0, len(data))
+
+    def _look_up(self, address: IPAddress, interface: str | None) -> Resolution:
+        if address.is_multicast or address.is_unspecified:
+            return _no("it is not an address of a host")
+        if address.version == 6 and address.is_link_local and not interface and not _scope(address):
+            return _no("a link-local address is reached through an interface only, and none is given")
+        try:
+            index = _index(address, interface)
+        except OSError:
+            return _no(f"there is no interface {interface or _scope(address)}")
+        try:
+            if index and not links.is_up(self._netlink, index):
+                return _no(f"the link {interface or _scope(address)} is down")
+            route = self._ask(address, index, fib_match=True)
+        except OSError as error:
+            return _no(_NO_WAY.get(error.errno or 0, error.strerror or str(error)))
+        return self._judge(address, route)
+
+    def _judge(self, address: IPAddress, route: KernelRoute) -> Resolution:
+        if route.kind == _LOCAL:
+            return _no("it is an address of this node")
+        if route.kind in _REJECTING:
+            return _no(f"the route {route.destination} {_REJECTING[route.kind]} packets to it")
+        if route.kind != _UNICAST:
+            return _no("it is not an address of a host")
+        if route.protocol == PROTOCOL:
+            return _no(f"only {route.destination} leads to it, which was learned itself")
+        ways = self._members(route.group) if route.group else route.hops
+        if not ways:
+            return _no(f"the route {route.destination} leads to it over a link that is down")
+        hops = {hop if hop.gateway else hop._replace(gateway=address.packed) for hop in ways}
+        return Resolution(tuple(sorted(hops)), is_on_link=not any(hop.gateway for hop in ways))
+
+    def _members(self, number: int) -> tuple[NextHop, ...]:
+        """Return the next hops of someone's nexthop object or group."""
+        try:
+            data = self._netlink.ask(nexthops.get(number))
+        except OSError:  # gone since the route was found
+            return ()
+        found = nexthops.parse(data, 0, len(data))
+        if isinstance(found, KernelHop):
+            return (found.hop,) if found.hop.interface else ()
+        return tuple(hop for member in found.members for hop in self._members(member))
+
+
+def _no(reason: str) -> Resolution:
+    return Resolution((), is_on_link=False, reason=reason)
+
+
+def _scope(address: IPAddress) -> str | None:
+    return address.scope_id if isinstance(address, IPv6Address) else None
+
+
+def _index(address: IPAddress, interface: str | None) -> int:
+    """Return the ifindex of the interface that an address is to be looked for behind, 0 for any."""
+    name = interface or _scope(address)
+    return if_nametoindex(name) if name else 0
