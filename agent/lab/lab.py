@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 from agent.lab import fabric, processes, rootless
-from agent.lab.fabric import set_ports
 from agent.lab.manifests import node_manifests
 from agent.lab.namespaces import CommandError, existing, inside, run
 from agent.lab.plan import Cable, Plan, Port, Role, plan
@@ -82,7 +81,7 @@ class Lab:
         return cls(state.topology(), state)
 
     async def down(self) -> None:
-        """Stop every process in the lab's namespaces, delete them, forget the lab. Never half done for long."""
+        """Stop every process in the lab's namespaces, delete them, forget the lab. Raises CommandError."""
         await tear_down(self.state)
 
     @property
@@ -200,7 +199,7 @@ class Lab:
             await self._silence(numbers - faults.cut)
         else:
             faults.cut |= numbers
-            await set_ports(self.plan, [self._shut_end(self.plan.cables[n], a) for n in numbers], up=False)
+            await fabric.set_ports(self.plan, [self._shut_end(self.plan.cables[n], a) for n in numbers], up=False)
         self.state.set_faults(faults)
 
     async def heal_link(self, a: str, b: str) -> None:
@@ -211,7 +210,7 @@ class Lab:
         faults.cut -= numbers
         faults.silent -= numbers
         ports = [port for n in numbers for port in _ends(self.plan.cables[n]) if port.machine not in faults.off]
-        await set_ports(self.plan, ports, up=True)
+        await fabric.set_ports(self.plan, ports, up=True)
         self.state.set_faults(faults)
 
     async def kill(self, machine: str, number: signal.Signals = signal.SIGKILL) -> None:
@@ -228,7 +227,7 @@ class Lab:
         faults = self.state.faults()
         faults.off.add(self._known(machine))
         self.state.set_faults(faults)
-        await set_ports(self.plan, self._link_ports(machine), up=False)
+        await fabric.set_ports(self.plan, self._link_ports(machine), up=False)
         if list(self.state.processes(machine)):
             await self.kill(machine)
         await _kill_all_in(self.plan.machines[machine].namespace)
@@ -239,7 +238,7 @@ class Lab:
         faults.off.discard(self._known(machine))
         self.state.set_faults(faults)
         shut = {self._shut_end(self.plan.cables[n], "") for n in faults.cut}
-        await set_ports(self.plan, [port for port in self._link_ports(machine) if port not in shut], up=True)
+        await fabric.set_ports(self.plan, [port for port in self._link_ports(machine) if port not in shut], up=True)
         await self.start(machine)
 
     async def restart(self, machine: str, number: signal.Signals | None = None) -> None:

@@ -163,7 +163,6 @@ class _Planner:
         self.topology = topology
         self.order = {name: number for number, name in enumerate(_names(topology), 1)}
         self.cables: list[Cable] = []
-        self.switches: dict[str, list[Port]] = {}
         self.port_count: defaultdict[str, int] = defaultdict(int)
         self.link_ports: list[list[Port]] = []
         self.last_index = 100
@@ -188,7 +187,7 @@ class _Planner:
                 )
                 node_routes[node_name] += [f"{address} dev {veth} scope link" for address, _ in wired]
         machines = [
-            *(self._machine(name, Role.SWITCH) for name in self.switches),
+            *(self._machine(name, Role.SWITCH) for name in topology.switches.values()),
             *(self._machine(name, Role.ROUTER) for name in topology.routers),
             *(self._machine(name, Role.NODE, tuple(node_routes[name])) for name in topology.nodes),
             *(self._machine(name, Role.POD, routes) for name, routes in pod_routes.items()),
@@ -213,8 +212,7 @@ class _Planner:
         if len(ports) == 2:
             self.cables.append(Cable(*ports))
             return
-        name = link.name or f"lan{len(self.switches) + 1}"
-        self.switches[name] = ports
+        name = self.topology.switches[number]
         for index, port in enumerate(ports):
             self.cables.append(Cable(Port(name, f"port{index}", self._next_index(), None, (), number), port))
 

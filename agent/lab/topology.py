@@ -199,6 +199,12 @@ class Topology(_Model):
         return tuple(family for family in Family if family.label in self.families)
 
     @property
+    def switches(self) -> Mapping[int, str]:
+        """Number of a link with more than two ends → name of its switch."""
+        numbers = [number for number, link in enumerate(self.links) if len(link.ends) > 2]
+        return {number: self.links[number].name or f"lan{count}" for count, number in enumerate(numbers, 1)}
+
+    @property
     def pods(self) -> Mapping[str, str]:
         """Pod name → node name."""
         return {pod: name for name, node in self.nodes.items() for pod in node.pods}
@@ -291,7 +297,7 @@ def _check_names(topology: Topology) -> Iterator[Problem]:
             for name, node in topology.nodes.items()
             for index, pod in enumerate(node.pods)
         ),
-        *((link.name, ("links", index, "name")) for index, link in enumerate(topology.links) if link.name),
+        *((name, ("links", number)) for number, name in topology.switches.items()),
     ]
     seen: dict[str, Location] = {}
     for name, where in places:
@@ -311,6 +317,8 @@ def _check_links(topology: Topology) -> Iterator[Problem]:
         for end, times in Counter(link.ends).items():
             if times > 1:
                 yield Problem(("links", index), f"{end} is on this link {times} times")
+        if link.name and index not in topology.switches:
+            yield Problem(("links", index, "name"), "only a switch has one: a link with three ends or more")
         for end in link.addresses.keys() - set(link.ends):
             yield Problem(("links", index, "addresses", end), f"{end} is not an end of this link")
 

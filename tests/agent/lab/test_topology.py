@@ -122,11 +122,21 @@ def test_a_prefix_alone_is_an_announcement() -> None:
             [{"ends": ["n1", "n2"], "addresses": {"tor-1": ["10.0.0.1/24"]}}],
             "links.0.addresses.tor-1: tor-1 is not an end of this link",
         ),
+        (
+            "links",
+            [{"ends": ["n1", "n2"], "name": "x"}],
+            "links.0.name: only a switch has one: a link with three ends or more",
+        ),
         ("manifests", "/nonexistent", "manifests: there is no directory /nonexistent"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_field(path: str, value: Any, problem: str) -> None:
     assert any(said.startswith(problem) for said in problems_of((path, value))), problems_of((path, value))
+
+
+def test_a_switch_without_a_name_has_one_that_must_be_free() -> None:
+    said = problems_of(("nodes.lan1", {}), ("links", [["n1", "n2"], ["n1", "n2", "lan1"]]))
+    assert said == ["links.1: the name lan1 is taken by nodes.lan1"]
 
 
 def test_every_problem_is_named_not_the_first_alone() -> None:
