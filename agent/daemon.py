@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from felix.monitor import NetlinkMonitor
-from felix.resolver import NetlinkResolver
 
 from agent import exclusive, metrics
 from agent.collector import StateCollector
@@ -27,9 +25,11 @@ from agent.translate import problem_of, translate
 from agent.view import View
 from bgp.speaker import Speaker, SpeakerError
 from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
-from felix import sysctl
 from felix.fib import Fib
+from felix.monitor import Monitor
 from felix.netlinktable import open_route_table
+from felix.resolver import NetlinkResolver
+from felix.sysctl import prepare_for_routes
 
 SPEAKER_RETRY_S: Final = 2.0
 
@@ -110,12 +110,13 @@ class Agent:
 @contextlib.asynccontextmanager
 async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
     """Build the agent on the real kernel of this network namespace."""
-    for change in sysctl.prepare():
-        log.info("sysctl", setting=str(change))
+    report = prepare_for_routes()
+    if report.changed or report.failed:
+        log.info("sysctl", changed=report.changed, failed=report.failed)
     async with contextlib.AsyncExitStack() as stack:
         table = stack.enter_context(contextlib.closing(open_route_table()))
-        resolver = await stack.enter_async_context(NetlinkResolver.open())
-        monitor = await stack.enter_async_context(NetlinkMonitor.open())
+        resolver = stack.enter_context(contextlib.closing(NetlinkResolver()))
+        monitor = stack.enter_context(contextlib.closing(Monitor(table.port)))
         fib = Fib(table)
         await fib.adopt()
         routing = Routing(speaker, fib, resolver, monitor)

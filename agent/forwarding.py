@@ -8,46 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from felix.fib import Fib
-from felix.resolver import Resolution, Resolver
-
 from bgp.decision import Choice
 from bgp.path import NextHopKey, Path
 from bgp.rib import Failover, Rib
+from felix.fib import Fib
+from felix.resolver import Resolution, Resolver
 from felix.route import NextHop, blackhole, unicast
 from inet.prefix import Prefix
 
 
 class Forwarding:
-    """Holds the resolutions in force, and tells the FIB what the RIB wants."""
+    """Tells the FIB what the RIB wants, by the resolutions in force."""
 
     def __init__(self, fib: Fib, resolver: Resolver) -> None:
         self._fib = fib
         self._resolver = resolver
-        self._resolved: dict[NextHopKey, Resolution] = {}
+        self._watched: set[NextHopKey] = set()
         self._own: set[Prefix] = set()
 
-    async def resolve(self, keys: Iterable[NextHopKey]) -> dict[NextHopKey, int | None]:
-        """Ask the kernel how to reach next hops; returns what changed as interior costs, None for unreachable."""
+    def resolve(self, keys: Iterable[NextHopKey]) -> dict[NextHopKey, int | None]:
+        """Return the interior cost of next hops, None for an unreachable one, and watch them from now on."""
         costs: dict[NextHopKey, int | None] = {}
         for key in keys:
-            resolution = await self._resolver.resolve(key.address, key.interface)
-            if self._resolved.get(key) != resolution:
-                self._resolved[key] = resolution
-                costs[key] = _cost(resolution)
+            self._watched.add(key)
+            costs[key] = _cost(self._resolver.resolve(*key))
         return costs
 
     def why_unreachable(self, key: NextHopKey) -> str:
-        """Return the kernel's reason, or "" where the next hop is reachable or was never asked about."""
-        resolution = self._resolved.get(key)
-        return resolution.reason if resolution is not None else ""
+        """Return the kernel's reason, "" where the next hop is reachable."""
+        return self._resolver.resolve(*key).reason
 
     def hops(self, paths: Iterable[Path]) -> tuple[NextHop, ...]:
         """Return the kernel next hops of paths, sorted and without repetition."""
         hops: set[NextHop] = set()
         for key in {path.next_hop for path in paths}:
-            if (resolution := self._resolved.get(key)) is not None:
-                hops.update(resolution.next_hops)
+            hops.update(self._resolver.resolve(*key).next_hops)
         return tuple(sorted(hops))
 
     def install(self, changed: Mapping[Prefix, Choice | None]) -> None:
@@ -71,19 +66,23 @@ class Forwarding:
 
     async def follow_kernel(self, rib: Rib) -> None:
         """Resolve every next hop again; move what moves as a whole, then tell the RIB what else changed."""
-        keys = rib.next_hops()
-        for key in self._resolved.keys() - keys:
-            del self._resolved[key]
+        self._forget_all_but(rib.next_hops())
         in_use = [each.before for each in rib.failover(lambda _: False)]
         before = [self.hops(choice.multipath) for choice in in_use]
-        costs = await self.resolve(keys)
-        if not costs:
+        changed = await self._resolver.refresh()
+        if not changed:
             return
         after = [self.hops(choice.multipath) for choice in in_use]
         await self._move(list(zip(before, after, strict=True)))
+        costs = self.resolve(key for key in self._watched if key in changed)
         rib.set_reachability(costs)
         touched = {id(choice) for choice in in_use if any(path.next_hop in costs for path in choice.multipath)}
         self.install({prefix: choice for prefix, choice in rib.chosen().items() if id(choice) in touched})
+
+    def _forget_all_but(self, keys: set[NextHopKey]) -> None:
+        for key in self._watched - keys:
+            self._resolver.forget(*key)
+        self._watched &= keys
 
     async def _move(self, moves: Iterable[tuple[tuple[NextHop, ...], tuple[NextHop, ...]]]) -> None:
         """Edit each set of next hops in place if *every* prefix on it ends up on the same other set."""
@@ -107,4 +106,4 @@ class Forwarding:
 def _cost(resolution: Resolution) -> int | None:
     if not resolution.next_hops:
         return None
-    return 0 if resolution.on_link else 1
+    return 0 if resolution.is_on_link else 1

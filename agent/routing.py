@@ -14,17 +14,6 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import structlog
-from felix.monitor import (
-    AddressChanged,
-    ForeignRouteChanged,
-    KernelEvent,
-    LinkChanged,
-    Monitor,
-    Overflow,
-    OwnNextHopChanged,
-    OwnRouteChanged,
-)
-from felix.resolver import Resolver
 
 from agent import metrics
 from agent.forwarding import Forwarding
@@ -39,6 +28,18 @@ from bgp.peering import Plan, PlannedSession, plan
 from bgp.rib import Rib
 from bgp.speaker import EndOfRib, Event, SessionDown, SessionUp, Speaker, SpeakerLost, Update
 from felix.fib import Fib
+from felix.monitor import (
+    AddressChanged,
+    ForeignNextHopsChanged,
+    ForeignRouteChanged,
+    LinkChanged,
+    Monitor,
+    Overflow,
+    OwnNextHopsChanged,
+    OwnRouteChanged,
+)
+from felix.monitor import Event as KernelEvent
+from felix.resolver import Resolver
 from inet.prefix import Family, IPAddress, Prefix
 
 DECISIONS_AT_A_TIME: Final = 2000
@@ -90,7 +91,7 @@ class Routing:
 
     async def configure(self, config: BgpConfig, node: Node) -> Plan:
         """Take a new configuration. Sessions, rules and announcements that stay the same are not touched."""
-        await self._find_local_addresses(config, node)
+        self._find_local_addresses(config, node)
         planned = plan(config, node, self._local_addresses)
         first = self.plan is None
         self.plan, self._config = planned, config
@@ -141,11 +142,11 @@ class Routing:
             self.rib.set_rules(key, planned.rules)
             self._advertise(peer)
 
-    async def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
+    def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
         """Ask the kernel which address it would use towards each peer; what was once found stays."""
         for peering in config.peerings:
             if peering.address is not None and node.name in peering.nodes and peering.source_address is None:
-                found = await self._resolver.source_towards(peering.address)
+                found = self._resolver.source(peering.address)
                 if found is not None:
                     self._local_addresses[peering.address] = found
 
@@ -175,8 +176,9 @@ class Routing:
             self.wake()
 
     async def _follow_kernel(self) -> None:
-        async for event in self._monitor.events():
-            await self._on_kernel(event)
+        async for events in self._monitor.batches():
+            for event in events:
+                self._on_kernel(event)
             self.wake()
 
     async def _work(self) -> None:
@@ -217,7 +219,7 @@ class Routing:
 
     async def _decide(self) -> None:
         while True:
-            self.rib.set_reachability(await self.forwarding.resolve(self.rib.take_unresolved()))
+            self.rib.set_reachability(self.forwarding.resolve(self.rib.take_unresolved()))
             if not self.rib.has_work:
                 return
             changed = self.rib.decide(DECISIONS_AT_A_TIME)
@@ -227,18 +229,25 @@ class Routing:
 
     async def _write(self) -> None:
         """Have the kernel catch up; what it refuses is tried again, less and less often."""
-        await self.fib.apply()
-        if not self.fib.errors:
-            self._failures, self._retry_at = 0, None
+        if self._retry_at is not None and self._now() >= self._retry_at:
+            self._retry_at = None
+            self.fib.retry()
+        try:
+            await self.fib.apply()
+        except OSError as error:
+            self._try_again("kernel.unreadable", reason=str(error))
             return
-        delay = RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S) - 1)]
+        if not (errors := self.fib.errors):
+            self._failures, self._retry_at = 0, None
+        elif self._retry_at is None:
+            first = next(iter(errors.values()))
+            self._try_again("routes.refused", count=len(errors), prefix=str(first.destination), reason=first.message)
+
+    def _try_again(self, event: str, **facts: object) -> None:
         if self._failures == 0:
-            error = next(iter(self.fib.errors.values()))
-            log.warning(
-                "routes.refused", count=len(self.fib.errors), prefix=str(error.destination), reason=error.message
-            )
+            log.warning(event, **facts)
+        self._retry_at = self._now() + RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S) - 1)]
         self._failures += 1
-        self._retry_at = self._now() + delay
 
     async def _end_deferral(self) -> None:
         log.info("restart.complete", prefixes=len(self.rib.chosen()))
@@ -406,20 +415,17 @@ class Routing:
 
     # What the kernel says
 
-    async def _on_kernel(self, event: KernelEvent) -> None:
+    def _on_kernel(self, event: KernelEvent) -> None:
         match event:
-            case LinkChanged():
-                self.fib.link_changed(event.interface)
-                self._kernel_changed = True
-            case AddressChanged():
-                self.fib.link_changed(event.interface)
-                self._kernel_changed = True
-            case ForeignRouteChanged():
-                self._kernel_changed = True
             case OwnRouteChanged():
-                self.fib.route_lost(event.destination)
-            case OwnNextHopChanged():
+                self.fib.route_changed(event.destination)
+            case OwnNextHopsChanged():
                 self.fib.next_hops_changed()
+            case LinkChanged() | AddressChanged():
+                self.fib.link_changed(event.interface)
+                self._kernel_changed = True
+            case ForeignRouteChanged() | ForeignNextHopsChanged():
+                self._kernel_changed = True
             case Overflow():
                 log.warning("kernel.events_lost")
                 self._kernel_changed = True
@@ -428,11 +434,10 @@ class Routing:
     async def _follow_kernel_changes(self) -> None:
         """Links, addresses or foreign routes changed: resolve again, and plan again if our own address is another."""
         self._kernel_changed = False
-        self._resolver.invalidate()
         await self.forwarding.follow_kernel(self.rib)
         if self.plan is not None:
             before = dict(self._local_addresses)
-            await self._find_local_addresses(self._config, self.plan.node)
+            self._find_local_addresses(self._config, self.plan.node)
             if before != self._local_addresses:
                 await self.configure(self._config, self.plan.node)
 

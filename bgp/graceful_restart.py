@@ -19,6 +19,10 @@ from bgp.speaker import GracefulRestartOffer
 from inet.prefix import Family
 
 
+SETTLE_TIME_S: Final = 30.0
+"""How long a peer without graceful restart is given to say everything again after our own speaker restarted."""
+
+
 class State(enum.Enum):
     """Where a session stands."""
 
@@ -135,6 +139,7 @@ class Retention:
             case _Timer.START_OWN_RESTART:
                 return now + self.own_restart_time_s
             case _Timer.START_STALE:
-                return now + self.stale_time_s
+                # Without the capability a peer may never send End-of-RIB (RFC 4724 section 2).
+                return now + (self.stale_time_s if self._restart_time_s else SETTLE_TIME_S)
             case _Timer.STOP:
                 return None

@@ -194,7 +194,8 @@ class _Planner:
             asn=asn,
             families=peering.families or self._node.families or frozenset({family_of(address)}),
             ttl=1 if asn != self._node.asn else None,
-            peer_node=None,
+            # A node is believed as a node, whoever wrote its address down.
+            peer_node=self._config.nodes.get(self._ownership.addresses.get(address, "")),
         )
 
     # What they are made of

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -163,7 +162,8 @@ async def run() -> None:
     if is_rootless():
         if sys.stdin.isatty():
             out.print("This shell is inside; leaving it ends the lab.")
-            subprocess.run([os.environ.get("SHELL", "/bin/sh")], check=False)
+            shell = await asyncio.create_subprocess_exec(os.environ.get("SHELL", "/bin/sh"))
+            await shell.wait()
         await lab.down()
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from bgp.graceful_restart import TRANSITIONS, Action, Event, Retention, State
+from bgp.graceful_restart import SETTLE_TIME_S, TRANSITIONS, Action, Event, Retention, State
 from bgp.speaker import GracefulRestartOffer
 from inet.prefix import Family
 
@@ -193,3 +193,13 @@ def test_a_peer_that_never_ends_its_rib_is_swept_after_the_stale_time() -> None:
 
 def test_an_end_of_rib_at_the_first_start_sweeps_nothing() -> None:
     assert retention(Event.SESSION_UP).handle(Event.REFRESHED, 1) == ()
+
+
+def test_after_our_own_restart_a_peer_that_may_never_send_end_of_rib_is_given_half_a_minute() -> None:
+    retention = Retention(own_restart_time_s=120)
+    retention.handle(Event.SESSION_UP, 0)
+    retention.handle(Event.SPEAKER_LOST, 10)
+    retention.offered(None)
+    retention.handle(Event.SESSION_UP, 12)
+    assert retention.next_deadline() == 12 + SETTLE_TIME_S
+    assert retention.handle(Event.TIMER, 12 + SETTLE_TIME_S) == (Action.SWEEP,)
