@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,7 +17,7 @@ from agent.lab.lab import Lab, tear_down
 from agent.lab.namespaces import CommandError, existing
 from agent.lab.state import LabError, State, default_root
 from agent.lab.status import look
-from agent.lab.topology import parse
+from agent.lab.topology import load, parse
 from agent.lab.traffic import route_events, traffic
 from agent.lab.wait import eventually
 from inet.prefix import Family
@@ -365,6 +366,20 @@ async def test_a_command_in_place_of_the_agent_sees_objects_change(lab: BuildLab
     await eventually((seen / "x.yaml").read_text, "kind: Two\n".__eq__)
     assert "address: 172.31.0.0" in (seen / "nodes.yaml").read_text()
     assert set(net.state.log("n1", "agent").read_text().split()) == {"n1"}
+
+
+async def test_the_example_works(lab: BuildLab) -> None:
+    example = load(Path(__file__).parents[3] / "examples" / "two-racks.yaml")
+    net = await lab(example.model_dump(mode="json", by_alias=True))
+    await eventually(partial(look, net), lambda status: status.is_healthy, within_s=30, what="a healthy lab")
+    assert {len(await net.sessions(node)) for node in net.plan.nodes} == {4}
+    for node in ("n1", "n3"):
+        for prefix in ("10.42.1.0/24", "fd42:0:0:1::/64"):
+            await eventually(partial(ways, net, node, prefix), {"eth0", "eth1"}.__eq__)
+    for family in ("-4", "-6"):
+        await eventually(partial(net.run, "a1", "ping", family, "-c1", "-W1", "b1"))
+    tortie = str(Path(sys.executable).with_name("tortie"))
+    assert '"node": "n2"' in await net.run("n2", tortie, "peers", "-o", "json")
 
 
 # Up and down
