@@ -96,10 +96,13 @@ class Lab:
         return self.plan.address(self._known(machine), family, towards=towards)
 
     def command(self, machine: str, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs `argv` on a machine, where the lab's names resolve."""
+        """Return the command that runs `argv` on a machine, where the lab's names resolve and `tortie` is found."""
         directory = self.run_directory(self._known(machine))
-        program = ["env", f"TORTIE_SOCKET={directory}/agent.sock", *argv] if directory.exists() else argv
-        return inside(self.plan.machines[machine].namespace, program, self._names())
+        own_programs = Path(sys.executable).parent
+        settings = [f"PATH={own_programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"]
+        if directory.exists():
+            settings.append(f"TORTIE_SOCKET={directory}/agent.sock")
+        return inside(self.plan.machines[machine].namespace, ["env", *settings, *argv], self._names())
 
     async def run(self, machine: str, *argv: str) -> str:
         """Run a command on a machine and return its output. Raises CommandError."""
