@@ -70,7 +70,9 @@ def _round(start: Start, count: int, event: str, family: Family) -> Figures:
         _load(net, subject, senders, count, family)
         wanted = list(load.prefixes(family, count))
         with Recorder(net.node, family) as recorder, Probe(net.node, net.routers, family, count, _AFTER_S) as stream:
-            _expect_both_hops(recorder, count)
+            both = recorder.using({11, 12}, wanted)
+            if both != count:
+                raise BenchError(f"{both} of {count} routes have both next hops before the failure")
             stream.wait_flowing()
             cpu_before = processes.cpu_s(pids(subject))
             at = _fail(net, senders, event)
@@ -98,14 +100,8 @@ def _load(net: Network, subject: Subject, senders: list[Sender], count: int, fam
         for sender in senders:
             sender.wait_sent()
         arrivals.wait(60.0)
+    subject.wait_settled()
     processes.until_quiet(pids(subject))
-
-
-def _expect_both_hops(recorder: Recorder, count: int) -> None:
-    routes = [route for route in recorder.routes if route.destination.length in load.LENGTHS.values()]
-    both = sum(1 for route in routes if {hop.interface for hop in route.hops} == {11, 12})
-    if both != count:
-        raise BenchError(f"{both} of {count} routes have both next hops before the failure")
 
 
 def _fail(net: Network, senders: list[Sender], event: str) -> int:

@@ -76,6 +76,7 @@ def _start(stack: contextlib.ExitStack, start: Start, peers: int) -> Subject:
     stack.callback(subject.end)
     stack.enter_context(Sender(net.routers[0], sessions))
     subject.wait_established(peers)
+    subject.wait_settled()
     return subject
 
 

@@ -33,14 +33,15 @@ TITLE: Final = "Kernel writer alone"
 CPU: Final = ("CPU", "s")
 TIME: Final = ("time", "ms")
 
-WRITER, FIB, IP_BATCH = "Tortie (writer)", "Tortie (FIB)", "ip -batch"
+WRITER, FIB, IP_BATCH = "writer", "fib", "ip"
+_SUBJECTS: Final = {WRITER: "Tortie", FIB: "Tortie", IP_BATCH: "ip -batch"}
 _ROOT: Final = Path(__file__).parent.parent
 _INTERFACE: Final = 11
 
 
-def case_name(count: int, family: Family) -> str:
-    """Return what a case is called."""
-    return f"{count:,} new routes, {family.label}"
+def case_name(count: int, family: Family, what: str = WRITER) -> str:
+    """Return what a case is called: bare writing, or by way of the FIB, which also keeps account of it."""
+    return f"{count:,} new routes{' through the FIB' if what == FIB else ''}, {family.label}"
 
 
 def run(settings: Settings) -> Iterator[Results]:
@@ -48,22 +49,23 @@ def run(settings: Settings) -> Iterator[Results]:
     count = 1000 if settings.quick else 100_000
     for family in Family:
         results = Results()
-        for subject in (WRITER, FIB, IP_BATCH):
-            results.measure(case_name(count, family), subject, settings.rounds, partial(_round, subject, count, family))
+        for what, subject in _SUBJECTS.items():
+            once = partial(_round, what, count, family)
+            results.measure(case_name(count, family, what), subject, settings.rounds, once)
         yield results
 
 
-def _round(subject: str, count: int, family: Family) -> Figures:
+def _round(what: str, count: int, family: Family) -> Figures:
     with Network(1) as net:
         gateway = str(network.address(1, 2, family))
-        if subject == IP_BATCH:
+        if what == IP_BATCH:
             found = _ip_batch(net, count, family, gateway)
         else:
-            argv = [sys.executable, "-m", "bench.kernel_writer", subject, str(int(family)), str(count), gateway]
+            argv = [sys.executable, "-m", "bench.kernel_writer", what, str(int(family)), str(count), gateway]
             command = ["ip", "netns", "exec", net.node, *argv]
             done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise BenchError(done.stderr.strip() or f"{subject} ended with status {done.returncode}")
+                raise BenchError(done.stderr.strip() or f"{what} ended with status {done.returncode}")
             found = json.loads(done.stdout)
         load.verify(net, family, count)
     return {CPU: found["cpu_s"], TIME: found["time_s"] * 1000}
@@ -107,9 +109,9 @@ async def _set_and_apply(count: int, family: Family, gateway: bytes) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Write, and print what it took."""
-    subject, family, count, gateway = arguments[0], Family(int(arguments[1])), int(arguments[2]), arguments[3]
+    what, family, count, gateway = arguments[0], Family(int(arguments[1])), int(arguments[2]), arguments[3]
     packed = socket.inet_pton(family, gateway)
-    work = _write if subject == WRITER else _set_and_apply
+    work = _write if what == WRITER else _set_and_apply
     cpu_before, began = time.process_time(), time.monotonic()
     asyncio.run(work(count, family, packed))
     ended, cpu_after = time.monotonic(), time.process_time()

@@ -21,7 +21,8 @@ from bench.load import LENGTHS
 from bench.measure import BenchError
 from bench.network import entered
 from felix import netlink, nexthops, routemessages
-from felix.nexthops import KernelGroup, KernelHop
+from felix.nexthops import KernelGroup
+from felix.route import NextHop
 from felix.routemessages import NEWROUTE, KernelRoute
 from inet.prefix import Family, Prefix
 
@@ -131,10 +132,16 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._look()
 
-    @property
-    def routes(self) -> list[KernelRoute]:
-        """The routes of the family as they were before."""
-        return self._routes
+    def using(self, interfaces: set[int], wanted: Iterable[Prefix]) -> int:
+        """Return how many of the wanted routes used exactly these interfaces before."""
+        among = set(wanted)
+        groups = {number: {hop.interface for hop in hops} for number, hops in _hops_by_id(self._looks[0][1]).items()}
+        used = (
+            groups.get(route.group, set()) if route.group else {hop.interface for hop in route.hops}
+            for route in self._routes
+            if route.destination in among
+        )
+        return sum(1 for each in used if each == interfaces)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -195,6 +202,21 @@ class Recorder:
         return Failover(done_at, route_events, missing_most)
 
 
+def _hops_by_id(data: bytes) -> dict[int, list[NextHop]]:
+    """Return the next hops behind each nexthop object of a dump: a single one's own, and a group's."""
+    hops: dict[int, list[NextHop]] = {}
+    groups: list[KernelGroup] = []
+    for each in netlink.messages(data):
+        if each.kind in {netlink.DONE, netlink.ERROR}:
+            continue
+        found = nexthops.parse(data, each.start, each.end)
+        if isinstance(found, KernelGroup):
+            groups.append(found)
+        else:
+            hops[found.id] = [found.hop]
+    return hops | {group.id: [hop for member in group.members for hop in hops.get(member, [])] for group in groups}
+
+
 class _State:
     """Which of the wanted routes are well: counts that every event keeps up to date."""
 
@@ -219,19 +241,10 @@ class _State:
         return self.missing + self._bad_inline + by_group
 
     def look(self, data: bytes) -> None:
-        hops: dict[int, KernelHop] = {}
-        groups: list[KernelGroup] = []
-        for each in netlink.messages(data):
-            if each.kind in {netlink.DONE, netlink.ERROR}:
-                continue
-            found = nexthops.parse(data, each.start, each.end)
-            if isinstance(found, KernelGroup):
-                groups.append(found)
-            else:
-                hops[found.id] = found
-        self._good = {number: hop.hop.interface != self._dead for number, hop in hops.items()}
-        for group in groups:
-            self._good[group.id] = bool(group.members) and all(self._good.get(member) for member in group.members)
+        self._good = {
+            number: bool(hops) and all(hop.interface != self._dead for hop in hops)
+            for number, hops in _hops_by_id(data).items()
+        }
 
     def take(self, data: bytes) -> int:
         count = 0

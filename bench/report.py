@@ -24,7 +24,7 @@ from bench import arrival, failover, idle, kernel_writer, restart
 from bench.measure import Measurement, Results
 from inet.prefix import Family
 
-_OWN: Final = ("Tortie", kernel_writer.WRITER)
+_OWN: Final = "Tortie"
 
 
 class Line(NamedTuple):
@@ -46,7 +46,8 @@ def _targets() -> dict[Line, float]:
         for event in (failover.CEASE, failover.LINK_DOWN):
             at_most(15, failover.NAME, failover.case_name(10_000, event, family), failover.SURVIVOR)
         at_most(10, failover.NAME, failover.case_name(10_000, failover.LINK_DOWN, family), failover.LOST)
-        at_most(1, kernel_writer.NAME, kernel_writer.case_name(100_000, family), kernel_writer.CPU)
+        for what in (kernel_writer.WRITER, kernel_writer.FIB):
+            at_most(1, kernel_writer.NAME, kernel_writer.case_name(100_000, family, what), kernel_writer.CPU)
     at_most(110, idle.NAME, idle.case_name(4), idle.MEMORY)
     at_most(0.5, idle.NAME, idle.case_name(4), idle.CPU)
     for case, (_, graceful) in restart.CASES.items():
@@ -64,7 +65,6 @@ TARGETS: Final[Mapping[Line, float]] = _targets()
 def print_results(console: Console, name: str, title: str, results: Results) -> None:
     """Print one benchmark's figures: a line for each quantity, a column for each subject."""
     subjects = list(dict.fromkeys(each.subject for each in results.measurements))
-    own = next((subject for subject in subjects if subject in _OWN), None)
     lines: dict[Line, dict[str, Measurement]] = {}
     for each in results.measurements:
         lines.setdefault(Line(name, each.case, each.quantity), {})[each.subject] = each
@@ -73,15 +73,15 @@ def print_results(console: Console, name: str, title: str, results: Results) -> 
         table.add_column(heading)
     for subject in subjects:
         table.add_column(subject, justify="right")
-        if subject == own:
+        if subject == _OWN:
             table.add_column("Target", justify="right")
-        elif own is not None:
-            table.add_column(f"Tortie/{subject}", justify="right", style="dim")
+        elif _OWN in subjects:
+            table.add_column(f"{_OWN}/{subject}", justify="right", style="dim")
     before = ""
     for line, found in lines.items():
         if table.rows and line.case != before:
             table.add_section()
-        table.add_row("" if table.rows and line.case == before else line.case, *_row(line, found, subjects, own))
+        table.add_row("" if table.rows and line.case == before else line.case, *_row(line, found, subjects))
         before = line.case
     console.print(table)
     for note in results.notes:
@@ -90,14 +90,14 @@ def print_results(console: Console, name: str, title: str, results: Results) -> 
         console.print(f"  [red]failed[/] {escape(failure)}", highlight=False)
 
 
-def _row(line: Line, found: Mapping[str, Measurement], subjects: list[str], own: str | None) -> list[str]:
+def _row(line: Line, found: Mapping[str, Measurement], subjects: list[str]) -> list[str]:
     row = [_quantity(line, found)]
     for subject in subjects:
         row.append(_number(found[subject].median) if subject in found else "")
-        if subject == own:
+        if subject == _OWN:
             row.append(_verdict(found.get(subject), TARGETS.get(line)))
-        elif own is not None:
-            row.append(_ratio(found.get(own), found.get(subject)))
+        elif _OWN in subjects:
+            row.append(_ratio(found.get(_OWN), found.get(subject)))
     return row
 
 
@@ -152,7 +152,7 @@ def _results(name: str, results: Results) -> dict[str, Any]:
 
 
 def _target(line: Line, each: Measurement) -> dict[str, Any]:
-    limit = TARGETS.get(line) if each.subject in _OWN else None
+    limit = TARGETS.get(line) if each.subject == _OWN else None
     return {} if limit is None else {"atMost": limit, "met": each.median <= limit}
 
 
@@ -175,7 +175,7 @@ def missed(found: Mapping[str, Results]) -> Iterable[str]:
     """Yield, in a line each, the targets that were not met."""
     for name, results in found.items():
         for each in results.measurements:
-            limit = TARGETS.get(Line(name, each.case, each.quantity)) if each.subject in _OWN else None
+            limit = TARGETS.get(Line(name, each.case, each.quantity)) if each.subject == _OWN else None
             if limit is not None and each.median > limit:
                 unit = f" {each.unit}" if each.unit else ""
                 yield f"{name}: {each.case}: {each.quantity} {_number(each.median)}{unit}, at most {_number(limit)}"

@@ -69,6 +69,7 @@ async def _signal_exabgp(lab: Lab, number: signal.Signals) -> None:
     if len(speakers) != 1:
         raise BenchError(f"the agent has {len(speakers)} ExaBGP processes")
     os.kill(speakers[0], number)
+    await eventually(lambda: _status(lab, "n1"), lambda status: status.speaker_restarts == 1, what="ExaBGP restarted")
 
 
 CASES: Final[dict[str, tuple[_Fault, bool]]] = {
@@ -121,17 +122,18 @@ async def _round(fault: _Fault, *, graceful: bool) -> Figures:
     return found | {EVENTS: sum(len(each.lines) for each in events.values())}
 
 
+async def _status(lab: Lab, node: str) -> StatusReport:
+    try:
+        return await asyncio.to_thread(client.ask, lab.run_directory(node) / "agent.sock", "status", StatusReport)
+    except client.UnreachableError as error:
+        raise OSError(str(error)) from None  # which `eventually` takes for "not yet"
+
+
 async def _settled(lab: Lab) -> None:
     """Wait until both nodes have all sessions and have ended their restart."""
 
-    def statuses() -> list[StatusReport]:
-        return [client.ask(lab.run_directory(node) / "agent.sock", "status", StatusReport) for node in _NODES]
-
     async def ask() -> list[StatusReport]:
-        try:
-            return await asyncio.to_thread(statuses)
-        except client.UnreachableError as error:
-            raise OSError(str(error)) from None
+        return [await _status(lab, node) for node in _NODES]
 
     def are_settled(found: list[StatusReport]) -> bool:
         # A session for each router and family, and a route for each family.

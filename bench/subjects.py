@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, TypeAlias
@@ -43,6 +43,9 @@ class Subject(Protocol):
 
     def wait_established(self, sessions: int) -> None:
         """Wait until it is ready to take routes on so many sessions."""
+
+    def wait_settled(self) -> None:
+        """Wait until whatever it does after its start is over."""
 
     def verify(self, family: Family, count: int) -> None:
         """See that it has so many routes where they belong. Raises BenchError."""
@@ -87,6 +90,9 @@ class Bird:
             return told.stdout.count("Established") == sessions
 
         processes.until(established, f"{sessions} sessions of BIRD established", START_S)
+
+    def wait_settled(self) -> None:
+        """BIRD has no start to get over without graceful restart."""
 
     def verify(self, family: Family, count: int) -> None:
         """Look into the kernel."""
@@ -139,6 +145,9 @@ class GoBgp:
             return self._ask("neighbor").count(" Establ ") == sessions
 
         processes.until(established, f"{sessions} sessions of GoBGP established", START_S, every_s=0.2)
+
+    def wait_settled(self) -> None:
+        """Nor has GoBGP."""
 
     def verify(self, family: Family, count: int) -> None:
         """Ask for the size of the RIB, the marker included."""
@@ -217,16 +226,21 @@ class Tortie:
 
     def wait_established(self, sessions: int) -> None:
         """Ask the agent."""
+        self._until(lambda status: status.sessions_established == sessions, f"{sessions} sessions established")
 
-        def established() -> bool:
+    def wait_settled(self) -> None:
+        """Wait until it no longer spares what it found at its start (RFC 4724 section 4.1)."""
+        self._until(lambda status: not status.restarting and not status.routes_pending, "the restart over")
+
+    def _until(self, condition: Callable[[StatusReport], bool], what: str) -> None:
+        def holds() -> bool:
             self._program.check()
             try:
-                status = client.ask(self._socket, "status", StatusReport)
+                return condition(client.ask(self._socket, "status", StatusReport))
             except client.UnreachableError:
                 return False
-            return status.sessions_established == sessions
 
-        processes.until(established, f"{sessions} sessions of Tortie established", START_S, every_s=0.1)
+        processes.until(holds, f"{what} by Tortie", START_S, every_s=0.1)
 
     def verify(self, family: Family, count: int) -> None:
         """Look into the kernel."""

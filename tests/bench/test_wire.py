@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 
 import pytest
 
 from bench import load, wire
-from inet.prefix import Family, Prefix
+from inet.prefix import Family, IPAddress, Prefix
 
 FAMILIES = pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
 
@@ -46,7 +46,7 @@ def announced(body: bytes, family: Family) -> list[Prefix]:
     return found
 
 
-def next_hop(family: Family) -> IPv4Address:
+def next_hop(family: Family) -> IPAddress:
     return ip_address("10.99.1.2" if family is Family.IPV4 else "fd99:1::2")
 
 
