@@ -51,7 +51,7 @@ class Session:
     router_id: IPv4Address
     families: frozenset[Family]
     hold_time_s: int = 90
-    keepalive_time_s: int = 30
+    keepalive_time_s: int = 30  # ExaBGP keeps to a third of the negotiated hold time whatever this says
     connect_retry_time_s: int = 10
     peer_port: int = 179
     listen_port: int | None = 179  # None: never accept, only connect
@@ -146,6 +146,7 @@ class SpeakerHealth:
     last_error: str  # "" when all is well
     sessions_out_of_sync: frozenset[PeerKey]  # configured but not (yet) taken over by the process
     pending_announcements: int
+    refused: Mapping[PeerKey, str] = field(default_factory=dict)  # sessions it cannot have, and why
 
 
 class Speaker(Protocol):
@@ -157,8 +158,8 @@ class Speaker(Protocol):
     def configure(self, sessions: Mapping[PeerKey, Session]) -> None:
         """Say which sessions there should be, all of them. Returns at once; errors show in `health`.
 
-        Sessions that did not change are not touched. A session that goes is told that every prefix announced to
-        it is withdrawn before it is closed, so that a peer with graceful restart keeps nothing of ours.
+        Sessions that did not change are not touched. A session that goes ends with a Cease (peer de-configured), so
+        that a peer with graceful restart keeps nothing of ours; one that changed ends without, and comes back.
         """
 
     def announce(self, peer: PeerKey, prefix: Prefix, attributes: Attributes) -> None:
@@ -177,7 +178,7 @@ class Speaker(Protocol):
         """Return the present condition of the speaker."""
 
     async def stop(self, *, graceful: bool) -> None:
-        """End every session: with `graceful`, without a NOTIFICATION, so that peers keep our routes."""
+        """End every session: with `graceful` silently, so that peers keep our routes, else with a Cease."""
 
 
 class SpeakerError(Exception):

@@ -96,7 +96,7 @@ class Child:
     async def wait(self) -> str:
         """Wait for the end; return what is known of it."""
         code = await self._process.wait()
-        await self._reader
+        await asyncio.wait((self._reader,))
         ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         return f"ExaBGP {ended}: {self.last_words}" if self.last_words else f"ExaBGP {ended}"
 
@@ -107,8 +107,7 @@ class Child:
                 await asyncio.wait_for(self._process.wait(), after_s)
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.wait()
-        await self._reader
+        await self.wait()
 
     async def _read_log(self) -> None:
         assert self._process.stderr is not None  # noqa: S101  # asked for in start

@@ -61,6 +61,10 @@ _PLAIN = {
     "graceful restarted negotiated, closing without sending any notification": "session settings changed",
 }
 
+_BIND_FAILED = re.compile(r"Could not bind to local ip (\S+) - \[Errno \d+\] (.*)")
+_ERRNO = re.compile(r".*\[Errno \d+\] ([^)]*)\)?")
+_BROKEN_WHILE_SENDING = {"problem with network while trying to send keepalive", "could not send keepalive"}
+
 _COLLISION = (6, 7)
 
 
@@ -98,11 +102,25 @@ def ending(said: str) -> Ending:
         return Ending("the node's speaker was shut down", (6, 2), sent=True)
     if said.startswith(("closing outgoing connection as", "connection received before")):
         return Ending("made way for another connection", _COLLISION, sent=True)
-    plain = said.removeprefix("closing connection: ")
-    return Ending(_PLAIN.get(said) or plain[:1].lower() + plain[1:] or "connection closed")
+    return Ending(_PLAIN.get(said) or _connection(said.removeprefix("closing connection: ")))
+
+
+def _connection(said: str) -> str:
+    """Return the reason of a connection that failed or broke, without ExaBGP's wrappings."""
+    failed = _BIND_FAILED.fullmatch(said)
+    if failed is not None:
+        return f"local address {failed[1]}: {_lower(failed[2])}"
+    errno = _ERRNO.fullmatch(said)
+    return _lower(errno[1] if errno is not None else said) or "connection closed"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _notification(match: re.Match[str]) -> Ending:
+    if match[4] in _BROKEN_WHILE_SENDING:
+        return Ending("connection broken")  # ExaBGP calls it an expired hold timer, but nothing was sent
     sent, code, subcode, detail = match[1] == "sent", int(match[2]), int(match[3]), match[4] or ""
     reason = f"{name(code, subcode)} ({'sent to' if sent else 'sent by'} the peer)"
     # The data is words where we made them, and where RFC 9003 says so.

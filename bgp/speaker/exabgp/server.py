@@ -167,18 +167,17 @@ def outgoing_establish(_original: Any, outgoing: Any) -> Iterator[bool]:
     error = outgoing.io.getsockopt(SOL_SOCKET, SO_ERROR)
     if error:
         raise NetworkError(os.strerror(error))
-    outgoing.success()
-    if not outgoing.local:
-        outgoing.local = outgoing.io.getsockname()[0]
-    yield True
+    outgoing.success()  # no last `yield`: the caller would wait another round of the loop for nothing
 
 
 def peer_main(original: Any, peer: Any) -> Iterator[Any]:
     """Run an established session, which begins with an empty Adj-RIB-Out.
 
-    ExaBGP begins by sending what was announced in the session before, before the agent can say what still holds.
+    ExaBGP begins by sending what was announced in the session before, an End-of-RIB included that came too late
+    for it, before the agent can say what still holds.
     """
     peer.neighbor.rib.outgoing.clear()
+    peer.neighbor.eor.clear()
     yield from original(peer)
 
 
@@ -202,7 +201,7 @@ def peer_reset(original: Any, peer: Any, message: str = "", error: Any = "") -> 
     """
     reason = message
     if isinstance(error, Notification):
-        words = error.data.decode("ascii", "replace")
+        words = error.data.decode("utf-8", "replace")
         reason = f"{message}: {words}" if words.isprintable() and words else message
     elif isinstance(error, NetworkError):
         reason = f"{message}: {error}"

@@ -29,7 +29,7 @@ from bgp.speaker.exabgp.link import Link, LinkLostError
 from inet.prefix import Family, Prefix
 
 _START_S: Final = 15.0
-_RESTART_PAUSES_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+_RESTART_PAUSES_S: Final = (0.1, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 _HEALTHY_S: Final = 60.0
 _PING_S: Final = 10.0
 _RETRY_S: Final = 5.0
@@ -127,7 +127,8 @@ class ExaBGPSpeaker:
         listen_failures = self._child.listen_failures if self._child is not None else ""
         refused_routes = [f"ExaBGP refused {line!r}" for line in self._adj_rib_out.refused.values()]
         refused = [f"session {peer}: {why}" for peer, why in self._refused.items()]
-        errors = [self._file_error, *refused, listen_failures, *refused_routes[:1], "" if running else self._last_error]
+        ended = "" if running else self._last_error
+        errors = [ended, self._file_error, *refused, listen_failures, *refused_routes[:1]]
         return SpeakerHealth(
             running=running,
             pid=self._child.pid if running and self._child is not None else None,
@@ -137,6 +138,7 @@ class ExaBGPSpeaker:
                 peer for peer, session in self._wanted.items() if self._taken_over.get(peer) != session
             ),
             pending_announcements=self._adj_rib_out.pending,
+            refused=dict(self._refused),
         )
 
     async def stop(self, *, graceful: bool) -> None:
@@ -181,12 +183,14 @@ class ExaBGPSpeaker:
                 reason = await self._serve()
             except (SpeakerError, LinkLostError, OSError) as error:
                 reason = str(error)
+            was_running = self._link is not None
             await self._end_process()
             self._last_error = reason
             self._restarts += 1
-            self._deliver(SpeakerLost(reason))
+            if was_running:
+                self._deliver(SpeakerLost(reason))
             failures = 0 if loop.time() - began > _HEALTHY_S else failures + 1
-            await asyncio.sleep(_RESTART_PAUSES_S[min(failures, len(_RESTART_PAUSES_S)) - 1 if failures else 0])
+            await asyncio.sleep(_RESTART_PAUSES_S[min(failures, len(_RESTART_PAUSES_S) - 1)])
 
     async def _launch(self) -> None:
         """Start ExaBGP and wait until its bridge has called."""
@@ -218,21 +222,22 @@ class ExaBGPSpeaker:
         conductor = asyncio.create_task(self._conduct(self._child, self._link))
         try:
             await asyncio.wait((ended, conductor, self._link.lost), return_when=asyncio.FIRST_COMPLETED)
-            if conductor.done():
-                conductor.result()
             # A bridge that is gone may be the first sign of an ExaBGP that is: its last words say more.
             await asyncio.wait((ended,), timeout=0.1)
-            return ended.result() if ended.done() else self._link.lost.result()
+            if ended.done():
+                return ended.result()
+            if conductor.done():
+                conductor.result()
+            return self._link.lost.result()
         finally:
             for task in (ended, conductor):
                 task.cancel()
             await asyncio.gather(ended, conductor, return_exceptions=True)
 
     async def _end_process(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
-        self._linked = None
+        if self._linked is not None and self._linked.done() and not self._linked.cancelled():
+            self._linked.result().close()
+        self._linked = self._link = None
         if self._child is not None:
             await self._child.kill()
             self._child = None

@@ -282,4 +282,4 @@ async def watching(has: Callable[[str], bool], *prefixes: str) -> AsyncIterator[
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert len(looks) > 3, "the watch itself must have worked"
+        assert looks, "the watch itself must have worked"

@@ -167,4 +167,4 @@ async def test_routes_a_restart_and_a_removal(router: Router, speaker: ExaBGPSpe
     assert absences == []
 
     configure(speaker)
-    await until(lambda: not any(map(router.has, OURS)), "our prefixes are dropped at once", 3.0)
+    await until(lambda: not any(map(router.has, OURS)), "our prefixes are dropped")

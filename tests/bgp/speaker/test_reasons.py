@@ -45,6 +45,22 @@ from bgp.speaker.exabgp.reasons import Ending, ending
             "closing connection: the TCP connection was closed by the remote end",
             Ending("connection closed by the peer"),
         ),
+        (
+            "closing connection: issue reading on the socket: [Errno ECONNRESET] [Errno 104] Connection reset by peer",
+            Ending("connection reset by peer"),
+        ),
+        (
+            "closing connection: Could not connect to peer fd00::2:179 ([Errno ENETUNREACH] [Errno 101] Not reachable)",
+            Ending("not reachable"),
+        ),
+        (
+            "closing connection: Could not bind to local ip 10.0.0.1 - [Errno 99] Cannot assign requested address",
+            Ending("local address 10.0.0.1: cannot assign requested address"),
+        ),
+        (
+            "notification sent (4,0): problem with network while trying to send keepalive",
+            Ending("connection broken"),
+        ),
         ("closing connection: Connection refused", Ending("connection refused")),
         (
             "closing connection: no answer",
