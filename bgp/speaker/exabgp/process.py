@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -164,7 +163,7 @@ def _environment() -> dict[str, str]:
     return {
         "PATH": os.defpath,
         "EXABGP_ENVFILE": os.devnull,
-        "exabgp_daemon_user": pwd.getpwuid(os.geteuid()).pw_name,
+        "exabgp_daemon_user": "root",  # only has to exist: server.py changes nothing
         "exabgp_api_ack": "true",
         "exabgp_api_cli": "false",
         "exabgp_api_compact": "true",

@@ -34,6 +34,7 @@ from exabgp.environment import getenv  # noqa: E402
 from exabgp.logger import log  # noqa: E402
 from exabgp.reactor import listener as listener_module  # noqa: E402
 from exabgp.reactor.asynchronous import ASYNC  # noqa: E402
+from exabgp.reactor.daemon import Daemon  # noqa: E402
 from exabgp.reactor.interrupt import Signal  # noqa: E402
 from exabgp.reactor.listener import Listener  # noqa: E402
 from exabgp.reactor.loop import Reactor  # noqa: E402
@@ -245,6 +246,11 @@ def set_accepted_ttl(original: Any, connection: Any, neighbor: Any) -> None:
         set_minimum_ttl(connection.io, connection.afi, connection.peer, neighbor["incoming-ttl"])
 
 
+def drop_privileges(_original: Any, _daemon: Any) -> bool:
+    """Run as whoever the agent is: ExaBGP would refuse a user of group 0, or one without a name."""
+    return True
+
+
 def ignore_signal(_original: Any, _signal: Any, _number: int, _frame: Any) -> None:
     """Leave the end to the agent."""
 
@@ -273,6 +279,7 @@ def mend_all() -> None:
     mend(Peer, "_stop", peer_stop)
     mend(Listener, "listen_on", listener_listen_on)
     mend(listener_module, "set_accepted_ttl", set_accepted_ttl)
+    mend(Daemon, "drop_privileges", drop_privileges)
     mend(Signal, "sigterm", ignore_signal)
     mend(Signal, "sighup", ignore_signal)
 

@@ -464,3 +464,15 @@ async def test_a_stop_in_the_middle_of_a_restart_leaves_nothing_behind(lab: Lab)
     await listener.close()
     await until(lambda: not processes_of(lab.directory / "run"), "no process is left")
     assert [path.name for path in (lab.directory / "run").iterdir()] == ["exabgp.conf"]
+
+
+@pytest.mark.parametrize("user", [("--reuid", "12345", "--regid", "0"), ("--reuid", "nobody", "--regid", "nogroup")])
+def test_it_starts_as_any_user(tmp_path: Path, user: tuple[str, ...]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    tmp_path.chmod(0o777)
+    for directory in list(tmp_path.parents)[:2]:
+        directory.chmod(0o711)
+    code = AGENT.replace("await asyncio.sleep(3600)", "await speaker.stop(graceful=True)")
+    said = run("setpriv", *user, "--clear-groups", sys.executable, "-c", code, str(tmp_path / "run"))
+    assert said.strip().isdigit()
