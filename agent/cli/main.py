@@ -81,8 +81,8 @@ def agent(
 def _listen_address(text: str) -> tuple[str, int] | None:
     if not text:
         return None
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
         fail(f"--listen {text!r}: HOST:PORT, such as 127.0.0.1:9797 or [::]:9797")
     return host.strip("[]") or "::", int(port)
 

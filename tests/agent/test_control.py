@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from agent.cli.client import RefusedError, UnreachableError, ask
+from agent.control import serve
+from agent.report import Explanation, InstalledRoute, PeerReport, StatusReport
+from agent.view import View
+from inet.prefix import Family
+from tests.agent.routing_world import World, running
+
+
+@pytest.fixture
+async def socket(tmp_path: Path) -> AsyncIterator[Path]:
+    async with running(World(Family.IPV4)) as world:
+        await world.speaker.start()
+        await world.configure()
+        await world.up(2)
+        await world.hear(2, [world.cidr(2)])
+        view = View("n1", world.routing)
+        view.is_synced = True
+        async with serve(view, tmp_path / "agent.sock", ("127.0.0.1", 0)):
+            yield tmp_path / "agent.sock"
+
+
+async def get(socket: Path, path: str) -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
+        session.get(f"http://agent{path}") as response,
+    ):
+        return response.status, await response.text()
+
+
+def test_the_socket_is_its_owners_alone(socket: Path) -> None:
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+
+
+async def test_the_command_line_reads_what_the_agent_writes(socket: Path) -> None:
+    status = await asyncio.to_thread(ask, socket, "status", StatusReport)
+    assert (status.node, status.ready, status.sessions_established) == ("n1", True, 1)
+    peers = await asyncio.to_thread(ask, socket, "peers", list[PeerReport])
+    assert [peer.state for peer in peers] == ["Established", "Active"]
+    routes = await asyncio.to_thread(ask, socket, "routes/installed", list[InstalledRoute])
+    assert [route.prefix for route in routes] == ["10.42.1.0/24", "10.42.2.0/24"]
+    explained = await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="10.42.2.0/24")
+    assert explained.paths[0].used
+
+
+async def test_a_question_the_agent_cannot_take_is_answered_with_the_reason(socket: Path) -> None:
+    with pytest.raises(RefusedError, match=r"'10\.42\.2\.1/24' has host bits set"):
+        await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="10.42.2.1/24")
+
+
+async def test_no_agent_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match=r"no agent at .*nobody\.sock: is it running here"):
+        ask(tmp_path / "nobody.sock", "status", StatusReport)
+
+
+async def test_health_readiness_and_metrics_are_served(socket: Path) -> None:
+    assert await get(socket, "/healthz") == (200, "ok\n")
+    assert await get(socket, "/readyz") == (200, "ok\n")
+    status, text = await get(socket, "/metrics")
+    assert status == 200
+    assert "tortie_reconcile_seconds_bucket" in text
+
+
+async def test_an_unready_node_answers_503_with_the_reason(tmp_path: Path) -> None:
+    async with running(World(Family.IPV4)) as world:
+        async with serve(View("n1", world.routing), tmp_path / "agent.sock", None):
+            assert await get(tmp_path / "agent.sock", "/readyz") == (
+                503,
+                "NotSynced: the objects have not been read yet\n",
+            )
+        assert not (tmp_path / "agent.sock").exists()
