@@ -220,7 +220,9 @@ def test_a_session_that_is_shut_down_says_why(message: str, shown: str) -> None:
 
 def test_a_node_is_believed_as_a_node_even_if_its_address_was_written_down() -> None:
     other = node(2)
-    found = plan_of([node(1), other], peerings=(peering(address=str(V4.host(2)), asn=OWN_ASN),), towards={V4.host(2): V4.host(1)})
+    found = plan_of(
+        [node(1), other], peerings=(peering(address=str(V4.host(2)), asn=OWN_ASN),), towards={V4.host(2): V4.host(1)}
+    )
     planned = found.sessions[V4.host(2)]
     assert planned.peer_node == "n2"
     assert planned.rules.refuse_prefix(V4.cidr(3), own_asn_in_path=False) is not None
