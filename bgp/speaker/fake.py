@@ -61,8 +61,10 @@ class FakeSpeaker:
         before, self.sessions = self.sessions, dict(sessions)
         for peer, session in before.items():
             if peer in self.adj_rib_out and self.sessions.get(peer) != session:
-                reason = "session settings changed" if peer in self.sessions else "session removed"
-                self.take_down(peer, reason)
+                if peer in self.sessions:
+                    self.take_down(peer, "session settings changed")
+                else:
+                    self.take_down(peer, "session removed", notification=(6, 3), sent=True)
 
     def announce(self, peer: PeerKey, prefix: Prefix, attributes: Attributes) -> None:
         """Put a path into the Adj-RIB-Out of an established peer."""

@@ -32,6 +32,7 @@ _START_S: Final = 15.0
 _RESTART_PAUSES_S: Final = (0.1, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 _HEALTHY_S: Final = 60.0
 _PING_S: Final = 10.0
+_ANSWER_S: Final = 3.0  # no less: a machine may be busy, and giving ExaBGP up ends every session
 _RETRY_S: Final = 5.0
 _TAKE_OVER_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 _LOOKS: Final = 3
@@ -72,13 +73,15 @@ class ExaBGPSpeaker:
         """Start the process. Returns when it takes commands; raises SpeakerError when it cannot."""
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(self._render({}))
+            self._text = self._render(self._accepted)
+            self._write(self._text)
             self._socket.unlink(missing_ok=True)
             loop = asyncio.get_running_loop()
             self._server = await loop.create_unix_server(self._new_link, self._socket)
             self._socket.chmod(0o600)
         except OSError as error:
             raise SpeakerError(f"cannot use {self._file.parent} to run ExaBGP: {error}") from error
+        self._changed.set()
         self._spawn(self._keep_file())
         try:
             await self._launch()
@@ -156,7 +159,8 @@ class ExaBGPSpeaker:
             self._server.close()
             await self._server.wait_closed()
             self._server = None
-        self._socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._socket.unlink()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -273,7 +277,8 @@ class ExaBGPSpeaker:
         listen_again_at = loop.time()
         while True:
             self._work.clear()
-            timeout_s = min((session.hold_time_s or 90 for session in self._accepted.values()), default=90) / 3
+            hold_time_s = min((session.hold_time_s or 90 for session in self._accepted.values()), default=90)
+            timeout_s = max(hold_time_s / 3, _ANSWER_S)
             if self._taken_over is not self._accepted or (child.listen_failures and loop.time() >= listen_again_at):
                 await self._take_over(child, link, timeout_s)
                 listen_again_at = loop.time() + _RETRY_S
@@ -398,14 +403,17 @@ def _identity(session: Session) -> tuple[object, ...]:
 
 
 def _neighbours(shown: list[str]) -> set[tuple[object, ...]]:
-    return {
-        (
-            neighbour["peer"]["address"],
-            neighbour["local"]["address"],
-            neighbour["peer"]["as"],
-            neighbour["local"]["as"],
-            neighbour["local"]["id"],
-            neighbour["local"]["hold"],
-        )
-        for neighbour in json.loads("".join(shown) or "[]")
-    }
+    try:
+        return {
+            (
+                neighbour["peer"]["address"],
+                neighbour["local"]["address"],
+                neighbour["peer"]["as"],
+                neighbour["local"]["as"],
+                neighbour["local"]["id"],
+                neighbour["local"]["hold"],
+            )
+            for neighbour in json.loads("".join(shown))
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise LinkLostError(f"cannot read ExaBGP's neighbours: {error!r}") from error

@@ -61,7 +61,7 @@ async def test_a_session_that_is_taken_away_ends() -> None:
     speaker.configure({PEER: SESSION})
     speaker.bring_up(PEER)
     speaker.configure({})
-    assert (await heard(speaker, 2))[1] == SessionDown(PEER, "session removed")
+    assert (await heard(speaker, 2))[1] == SessionDown(PEER, "session removed", (6, 3), sent=True)
     assert speaker.adj_rib_out == {}
 
 

@@ -453,6 +453,22 @@ async def test_a_consumer_that_takes_its_time_loses_nothing(
     await listener.close()
 
 
+async def test_a_stopped_speaker_starts_again_with_its_sessions(lab: Lab) -> None:
+    bird = lab.bird()
+    bird.write()
+    bird.start()
+    speaker = ExaBGPSpeaker(lab.directory / "run")
+    configure(speaker, session(bird))
+    for start in range(2):
+        await speaker.start()
+        listener = Listener(speaker)
+        await listener.until(SessionUp)
+        await until(lambda: not speaker.health().sessions_out_of_sync, f"start {start}: it is taken over")
+        await listener.close()
+        await speaker.stop(graceful=True)
+    assert speaker.health().restarts == 0
+
+
 async def test_a_stop_in_the_middle_of_a_restart_leaves_nothing_behind(lab: Lab) -> None:
     speaker = ExaBGPSpeaker(lab.directory / "run")
     await speaker.start()

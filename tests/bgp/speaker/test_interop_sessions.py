@@ -88,6 +88,8 @@ async def test_a_shared_password_lets_the_session_up(
     bird.start()
     configure(speaker, session(bird, v6=v6, password=Secret(r"s3c'ret #;{\x")))
     await listener.until(SessionUp)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (lab.directory / "run").iterdir()}
+    assert modes == {"exabgp.conf": 0o600, "exabgp.sock": 0o600}
 
 
 async def test_different_passwords_keep_the_session_down_and_say_so(
