@@ -78,7 +78,6 @@ class Agent:
         """Have routing follow the objects; whether there is anything to route by."""
         metrics.OBJECT_CHANGES.inc()
         config, complaints = translate(self._objects.values())
-        self._view.is_synced = True
         problems = [*map(str, batch.problems), *map(str, map(problem_of, complaints))]
         node = config.nodes.get(self._node)
         if node is not None:
@@ -120,10 +119,11 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         fib = Fib(table)
         await fib.adopt()
         routing = Routing(speaker, fib, resolver, monitor)
-        view = View(options.node, routing)
+        datastore = DirectoryDatastore(options.config)
+        view = View(options.node, routing, datastore)
         metrics.REGISTRY.register(StateCollector(view))
         await stack.enter_async_context(serve(view, options.run_dir / "agent.sock", options.listen))
-        yield Agent(options.node, DirectoryDatastore(options.config), routing, view)
+        yield Agent(options.node, datastore, routing, view)
 
 
 async def run(options: Options) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 
 from agent import __version__
+from agent.datastore import Datastore
 from agent.peers import Peer
 from agent.report import (
     AdvertisedRoute,
@@ -34,11 +35,11 @@ from inet.prefix import Family, Prefix
 class View:
     """Looks at one agent. `problems` are sentences about objects that are not in force as written."""
 
-    def __init__(self, node: str, routing: Routing) -> None:
+    def __init__(self, node: str, routing: Routing, datastore: Datastore) -> None:
         self.node = node
         self.problems: list[str] = []
-        self.is_synced = False
         self._routing = routing
+        self._datastore = datastore
         self._started = time.time()
 
     # Sessions
@@ -219,7 +220,7 @@ class View:
 
     def conditions(self) -> list[ConditionReport]:
         """Ready, and what is worth knowing besides. One peer down does not make a node unready."""
-        return [self._ready(), *self._held_back()]
+        return [self._ready(), *self._oddities()]
 
     def _ready(self) -> ConditionReport:
         reason, message = self.unready()
@@ -231,8 +232,9 @@ class View:
     def unready(self) -> tuple[str, str]:
         """Why the node cannot carry pods: a reason in CamelCase and a sentence; empty when it can."""
         routing, health = self._routing, self._routing.speaker.health()
-        if not self.is_synced:
-            return "NotSynced", "the objects have not been read yet"
+        source = self._datastore.health()
+        if not source.is_synced:
+            return "NotSynced", f"the objects have not been read yet; {source.source}: {source.error or 'reading'}"
         if routing.plan is None:
             return "NodeMissing", f"there is no Node object {self.node}"
         if routing.peers and not health.running:
@@ -246,7 +248,11 @@ class View:
             return "KernelRefused", f"{len(routing.fib.errors)} routes refused; {error.destination}: {error.message}"
         return "", ""
 
-    def _held_back(self) -> Iterable[ConditionReport]:
+    def _oddities(self) -> Iterable[ConditionReport]:
+        source = self._datastore.health()
+        if source.is_synced and source.error:
+            message = f"{source.source}: {source.error}; what was read before stays in force"
+            yield ConditionReport("ObjectsUnreadable", "True", "LastStateKept", message)
         if (held := self._routing.fib.guard.held) is not None:
             left = f"{max(0, held.until - time.monotonic()):.0f} s"
             message = (

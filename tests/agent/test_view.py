@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent.datastore.fake import FakeDatastore
 from agent.view import View
 from bgp.speaker import SessionDown
 from felix.resolver import Resolution
@@ -18,9 +19,10 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 
 
 def view_of(world: World, *, is_synced: bool = True) -> View:
-    view = View("n1", world.routing)
-    view.is_synced = is_synced
-    return view
+    datastore = FakeDatastore()
+    if is_synced:
+        datastore.listed()
+    return View("n1", world.routing, datastore)
 
 
 async def started(world: World) -> View:
@@ -29,7 +31,21 @@ async def started(world: World) -> View:
 
 
 async def test_a_node_is_not_ready_before_its_objects_are_read(world: World) -> None:
-    assert view_of(world, is_synced=False).unready()[0] == "NotSynced"
+    assert view_of(world, is_synced=False).unready() == (
+        "NotSynced",
+        "the objects have not been read yet; fake: reading",
+    )
+
+
+async def test_a_source_that_cannot_be_read_any_more_is_a_condition_and_no_reason_to_stop(world: World) -> None:
+    await world.speaker.start()
+    await world.configure(nodes={"n1": world.node(1)})
+    datastore = FakeDatastore()
+    datastore.listed()
+    datastore.fail("permission denied")
+    ready, unreadable = View("n1", world.routing, datastore).conditions()
+    assert ready.status == "True"
+    assert unreadable.message == "fake: permission denied; what was read before stays in force"
 
 
 async def test_a_node_without_its_node_object_is_not_ready_and_says_which_one_is_missing(world: World) -> None:
