@@ -1,0 +1,208 @@
+"""The agent as a process, on the kernel of a namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cli.client import ask
+from agent.report import StatusReport
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+]
+TORTIE = str(Path(sys.executable).with_name("tortie"))
+NODES = """
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDRs: [10.42.0.0/24, "fd42::/64"]}
+status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: InternalIP, address: "fd00::1"}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+spec: {podCIDRs: [10.42.1.0/24, "fd42:0:0:1::/64"]}
+status: {addresses: [{type: InternalIP, address: 192.168.0.2}, {type: InternalIP, address: "fd00::2"}]}
+"""
+
+
+def until(accept: Callable[[], object], what: str, within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while not accept():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)  # between two looks
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    name = f"td{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    for words in ("link set lo up", "link add v0 type veth peer name v1", "link set v1 up", "link set v0 up",
+                  "addr add 192.168.0.1/24 dev v0", "addr add fd00::1/64 dev v0 nodad"):  # fmt: skip
+        subprocess.run(["ip", "-n", name, *words.split()], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+class Process:
+    """One `tortie agent`."""
+
+    def __init__(self, namespace: str, tmp_path: Path, node: str = "n1", **environment: str) -> None:
+        self.namespace = namespace
+        self.config = tmp_path / "config"
+        self.run_dir = tmp_path / "run"
+        self.log = tmp_path / "log"
+        self.config.mkdir(exist_ok=True)
+        argv = ["ip", "netns", "exec", namespace, TORTIE, "agent", "--config", str(self.config), "--node", node]
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                [*argv, "--run-dir", str(self.run_dir)], stderr=log, env=os.environ | environment
+            )
+
+    def status(self) -> StatusReport | None:
+        try:
+            return ask(self.run_dir / "agent.sock", "status", StatusReport)
+        except Exception:  # noqa: BLE001 - it is not there yet
+            return None
+
+    def until(self, accept: Callable[[StatusReport], object], what: str) -> StatusReport:
+        until(lambda: (status := self.status()) is not None and accept(status), f"{what}: {self.status()}")
+        status = self.status()
+        assert status is not None
+        return status
+
+    def events(self) -> list[str]:
+        return [json.loads(line)["event"] for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def kernel(self) -> str:
+        shown = subprocess.run(
+            ["ip", "-n", self.namespace, "route", "show", "proto", "97"], check=True, capture_output=True
+        )
+        shown6 = subprocess.run(
+            ["ip", "-6", "-n", self.namespace, "route", "show", "proto", "97"], check=True, capture_output=True
+        )
+        return (shown.stdout + shown6.stdout).decode()
+
+
+@pytest.fixture
+def agent(namespace: str, tmp_path: Path) -> Iterator[Process]:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "nodes.yaml").write_text(NODES)
+    process = Process(namespace, tmp_path)
+    yield process
+    process.popen.kill()
+    process.popen.wait()
+
+
+def test_it_comes_up_with_its_own_routes_and_says_what_it_waits_for(agent: Process) -> None:
+    status = agent.until(lambda status: status.speaker_running, "speaker running")
+    assert status.pod_cidrs == ["10.42.0.0/24", "fd42::/64"]
+    assert status.waiting_for == ["192.168.0.2", "fd00::2"]
+    assert "blackhole 10.42.0.0/24" in agent.kernel()
+    assert "blackhole fd42::/64" in agent.kernel()
+
+
+def test_sigterm_ends_it_within_two_seconds_and_leaves_the_routes(agent: Process) -> None:
+    agent.until(lambda status: status.speaker_running, "speaker running")
+    agent.popen.send_signal(signal.SIGTERM)
+    assert agent.popen.wait(timeout=2) == 0
+    assert "blackhole 10.42.0.0/24" in agent.kernel()
+    assert not (agent.run_dir / "agent.sock").exists()
+    assert agent.events()[-1] == "agent.stopped"
+
+
+def test_its_files_and_sockets_are_its_owners_alone(agent: Process) -> None:
+    agent.until(lambda status: status.speaker_running, "speaker running")
+    open_to_others = [path for path in (agent.run_dir, *agent.run_dir.iterdir()) if path.stat().st_mode & 0o077]
+    assert open_to_others == []
+
+
+def test_nothing_of_it_is_left_when_it_is_killed(agent: Process) -> None:
+    agent.until(lambda status: status.speaker_running, "speaker running")
+    agent.popen.kill()
+    agent.popen.wait()
+    until(lambda: not pids_in(agent.namespace), "every process of the agent gone")
+
+
+def pids_in(namespace: str) -> list[str]:
+    return subprocess.run(["ip", "netns", "pids", namespace], check=True, capture_output=True).stdout.decode().split()
+
+
+def test_a_second_agent_on_the_node_is_refused(agent: Process, tmp_path: Path) -> None:
+    agent.until(lambda status: status.speaker_running, "speaker running")
+    second = Process(agent.namespace, tmp_path / "second" if (tmp_path / "second").mkdir() is None else tmp_path)
+    assert second.popen.wait(timeout=20) == 2
+    text = second.log.read_text()
+    assert text == (
+        f"tortie: another tortie agent runs on this node already (process {agent.popen.pid}); "
+        "stop it first (one agent for each node)\n"
+    )
+
+
+def test_without_its_node_object_it_waits_and_says_so(namespace: str, tmp_path: Path) -> None:
+    process = Process(namespace, tmp_path, node="n9")
+    try:
+        (process.config / "nodes.yaml").write_text(NODES)
+        wanted = "there is no Node object n9: nothing is done until there is one"
+        status = process.until(lambda status: wanted in status.problems, "the problem")
+        assert not status.ready
+        (process.config / "n9.yaml").write_text(
+            "apiVersion: v1\nkind: Node\nmetadata: {name: n9}\nspec: {podCIDRs: [10.42.9.0/24]}\n"
+            "status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}\n"
+        )
+        process.until(lambda status: status.pod_cidrs == ["10.42.9.0/24"], "the node")
+    finally:
+        process.popen.kill()
+        process.popen.wait()
+
+
+def test_a_node_object_that_goes_leaves_everything_as_it_was(agent: Process) -> None:
+    agent.until(lambda status: status.speaker_running, "speaker running")
+    (agent.config / "nodes.yaml").unlink()
+    status = agent.until(lambda status: status.problems, "the problem")
+    assert status.problems == ["Node n1 is gone: its last version stays in force"]
+    assert "blackhole 10.42.0.0/24" in agent.kernel()
+
+
+def test_a_bad_manifest_harms_itself_alone(agent: Process) -> None:
+    agent.until(lambda status: status.speaker_running, "speaker running")
+    (agent.config / "bad.yaml").write_text(
+        "apiVersion: tortie.dev/v1alpha1\nkind: BGPPeer\nmetadata: {name: x}\n"
+        "spec: {peer: {address: 192.168.0.9}, peerASM: 1}\n"
+    )
+    status = agent.until(lambda status: status.problems, "the problem")
+    assert "unknown field" in status.problems[0]
+    assert status.sessions_configured == 2
+
+
+def test_nothing_blocks_the_event_loop(namespace: str, tmp_path: Path) -> None:
+    """In debug mode asyncio complains of every callback that takes more than 100 ms."""
+    process = Process(namespace, tmp_path, PYTHONASYNCIODEBUG="1")
+    try:
+        (process.config / "nodes.yaml").write_text(NODES)
+        process.until(lambda status: status.speaker_running, "speaker running")
+        many = "".join(
+            f"---\napiVersion: v1\nkind: Node\nmetadata: {{name: m{number}}}\n"
+            f"spec: {{podCIDRs: [10.43.{number}.0/24]}}\n"
+            f"status: {{addresses: [{{type: InternalIP, address: 192.168.1.{number}}}]}}\n"
+            for number in range(1, 100)
+        )
+        (process.config / "more.yaml").write_text(many)
+        process.until(lambda status: status.sessions_configured == 101, "101 sessions")
+        process.popen.send_signal(signal.SIGTERM)
+        process.popen.wait(timeout=10)
+        slow = [line for line in process.log.read_text().splitlines() if " took " in line]
+        assert slow == []
+    finally:
+        process.popen.kill()
+        process.popen.wait()
