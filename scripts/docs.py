@@ -25,13 +25,17 @@ Schema = Mapping[str, Any]
 
 def pages() -> dict[str, str]:
     """Return every page by file name."""
-    kinds = {f"{kind.name}.md": kind_page(kind) for kind in KINDS.values()}
+    kinds = {f"{kind.name}.md": kind_page(kind) for kind in KINDS.values() if kind.model}
     return {"index.md": index_page(), "LabelSelector.md": label_selector_page()} | kinds
 
 
 def index_page() -> str:
     rows = {
-        title: [f"- [{kind.name}]({kind.name}.md): {summary(kind)}" for kind in KINDS.values() if kind.is_ours is ours]
+        title: [
+            f"- [{kind.name}]({kind.name}.md): {summary(kind)}"
+            for kind in KINDS.values()
+            if kind.model and kind.is_ours is ours
+        ]
         for title, ours in (("Tortie's own objects", True), ("Kubernetes' objects, as far as they are read", False))
     }
     sections = "\n".join(f"## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in rows.items())

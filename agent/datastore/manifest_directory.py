@@ -2,8 +2,8 @@
 
 `ManifestDirectory.read` looks at the files, reads those that changed, and returns every object in force and every
 problem. An object that became bad keeps its last good version; a file that cannot be read or is half written keeps
-all it said; of two objects with one key that in the file first by path wins. Nothing here is asynchronous or
-watches anything: `agent.datastore.directory` does, in a thread.
+all it said; of two objects with one key that in the file first by path wins; a pod's namespace that no file describes
+is there all the same. Nothing here is asynchronous or watches anything: `agent.datastore.directory` does, in a thread.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, TypeAlias
 from agent.datastore.manifest_file import MAX_BYTES, ManifestFile, read_manifests, unreadable
 from agent.objects.kinds import Keyed
 from agent.objects.model import Key
+from agent.objects.policy_objects import implied_namespaces
 from agent.objects.problem import Problem
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
@@ -104,7 +105,7 @@ class ManifestDirectory:
                     consequence = LAST_GOOD if found.key in content else IGNORED
                     problems += (replace(problem, consequence=consequence) for problem in found.problems)
         self._held, self._objects = held, objects
-        return View(objects, tuple(sorted(problems)))
+        return View(objects | implied_namespaces(objects), tuple(sorted(problems)))
 
     def _hold(self, file: str, content: ManifestFile, problems: list[Problem]) -> dict[Key, _Held]:
         """Return what a file has in force: what it says, and what it said before where that is not known to be gone."""

@@ -20,6 +20,7 @@ from agent.objects.model import Key, Object
 from agent.objects.network_configuration import NetworkConfiguration
 from agent.objects.node import Node
 from agent.objects.node_routing_status import NodeRoutingStatus
+from agent.objects.policy_objects import reader
 from agent.objects.problem import Finding, Invalid, show
 from agent.objects.secret import Secret
 from agent.objects.wording import findings
@@ -28,6 +29,9 @@ GROUP: Final = "tortie.dev"
 GROUP_VERSION: Final = f"{GROUP}/v1alpha1"
 OWN_NAMESPACE: Final = "tortie-system"
 """Where Secrets are read from, and where one that names no namespace is."""
+
+DEFAULT_NAMESPACE: Final = "default"
+"""Where an object of Kubernetes' own namespaced kinds is that names no namespace."""
 
 SINGLETON: Final = "default"
 
@@ -51,7 +55,7 @@ class Kind:
     namespace: str = ""  # of an object that names none; empty: the kind is cluster-scoped
     is_singleton: bool = False  # there is one, named default
     is_written_by_agents: bool = False  # nothing to read
-    model: type[Object] | None = None
+    model: type[Object] | None = None  # None: `policy` reads it, and Kubernetes' own reference describes it
 
     @property
     def is_ours(self) -> bool:
@@ -90,6 +94,15 @@ KINDS: Final[Mapping[str, Kind]] = {
         from_model(NodeRoutingStatus, "noderoutingstatuses", is_written_by_agents=True),
         from_model(Node, "nodes", group_version="v1"),
         from_model(Secret, "secrets", group_version="v1", namespace=OWN_NAMESPACE),
+        Kind("Pod", "pods", "v1", reader("Pod"), DEFAULT_NAMESPACE),
+        Kind("Namespace", "namespaces", "v1", reader("Namespace")),
+        Kind("NetworkPolicy", "networkpolicies", "networking.k8s.io/v1", reader("NetworkPolicy"), DEFAULT_NAMESPACE),
+        Kind(
+            "ClusterNetworkPolicy",
+            "clusternetworkpolicies",
+            "policy.networking.k8s.io/v1alpha2",
+            reader("ClusterNetworkPolicy"),
+        ),
     )
 }
 

@@ -41,9 +41,8 @@ def test_no_message_of_pydantic_gets_through() -> None:
     ours = {*_WANTED, "refused", "literal_error", "string_too_long", "extra_forbidden"}
     wrong = (None, True, 1, 1.5, "x" * 300, "", [], [[]], [{}], [None], {}, {"x": {}}, {"": ""}, {"x": "x" * 300})
     seen: set[str] = set()
-    for kind in KINDS.values():
-        assert kind.model
-        pending = [kind.model]
+    for model_of_kind in filter(None, (kind.model for kind in KINDS.values())):
+        pending = [model_of_kind]
         while pending:
             model = pending.pop()
             for name, field in model.model_fields.items():
