@@ -61,9 +61,17 @@ class Agent:
     async def run(self) -> None:
         """Follow objects, peers and kernel until cancelled."""
         await self._datastore.start()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._routing.run(), name="routing")
-            tasks.create_task(self._follow_objects(tasks), name="objects")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._routing.run(), name="routing")
+                tasks.create_task(self._follow_objects(tasks), name="objects")
+        finally:
+            await self._datastore.stop()
+
+    @property
+    def offers_restart(self) -> bool:
+        """Whether peers are to keep our routes when we stop: else they are told that it is over."""
+        return self._routing.offers_restart
 
     async def _follow_objects(self, tasks: asyncio.TaskGroup) -> None:
         async for batch in self._datastore.batches():
@@ -138,7 +146,10 @@ async def run(options: Options) -> None:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, running.cancel)
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await running
-            await speaker.stop(graceful=True)
+            except asyncio.CancelledError:
+                pass  # asked to
+            finally:
+                await speaker.stop(graceful=agent.offers_restart)
         log.info("agent.stopped", after_s=round(time.monotonic() - started, 1))

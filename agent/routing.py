@@ -91,7 +91,7 @@ class Routing:
 
     async def configure(self, config: BgpConfig, node: Node) -> Plan:
         """Take a new configuration. Sessions, rules and announcements that stay the same are not touched."""
-        self._find_local_addresses(config, node)
+        await self._find_local_addresses(config, node)
         planned = plan(config, node, self._local_addresses)
         first = self.plan is None
         self.plan, self._config = planned, config
@@ -120,6 +120,11 @@ class Routing:
         """Whether routes found at start are still left as they were (RFC 4724 section 4.1)."""
         return self.deferral is None or bool(self.waiting_for())
 
+    @property
+    def offers_restart(self) -> bool:
+        """Whether graceful restart is configured."""
+        return self._config.graceful_restart_time_s is not None
+
     def waiting_for(self) -> frozenset[PeerKey]:
         """Peers whose End-of-RIB is awaited before routes of before the restart are touched."""
         return self.deferral.waiting_for(self._now()) if self.deferral else frozenset()
@@ -142,13 +147,23 @@ class Routing:
             self.rib.set_rules(key, planned.rules)
             self._advertise(peer)
 
-    def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
-        """Ask the kernel which address it would use towards each peer; what was once found stays."""
+    async def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
+        """Ask the kernel which address it would use towards each peer.
+
+        An address once found stays while the node has it: a link that flaps must not end the session on it.
+        """
+        try:
+            own = await self._resolver.own_addresses()
+        except OSError as error:
+            log.warning("kernel.unreadable", reason=str(error))
+            return
         for peering in config.peerings:
-            if peering.address is not None and node.name in peering.nodes and peering.source_address is None:
-                found = self._resolver.source(peering.address)
-                if found is not None:
-                    self._local_addresses[peering.address] = found
+            peer = peering.address
+            if peer is None or node.name not in peering.nodes or self._local_addresses.get(peer) in own:
+                continue
+            found = self._resolver.source(peer)
+            if found is not None:
+                self._local_addresses[peer] = found
 
     # Running
 
@@ -437,7 +452,7 @@ class Routing:
         await self.forwarding.follow_kernel(self.rib)
         if self.plan is not None:
             before = dict(self._local_addresses)
-            self._find_local_addresses(self._config, self.plan.node)
+            await self._find_local_addresses(self._config, self.plan.node)
             if before != self._local_addresses:
                 await self.configure(self._config, self.plan.node)
 

@@ -76,6 +76,8 @@ def agent(
         fail(str(error))
     except PermissionError as error:
         fail(f"not permitted: {error}; the agent needs CAP_NET_ADMIN and its run directory {run_dir}")
+    except OSError as error:
+        fail(f"cannot start: {error}")
 
 
 def _listen_address(text: str) -> tuple[str, int] | None:

@@ -88,6 +88,7 @@ class World:
         peerings = tuple(
             Peering(f"tor-{number}", frozenset({"n1"}), address=self.host(number), asn=asn) for number in numbers
         )
+        self.resolver.addresses.add(self.host(1))
         self.resolver.sources |= {(self.host(number), None): self.host(1) for number in numbers}
         await self.configure(peerings=peerings, mesh_enabled=False, **changes)
 

@@ -357,3 +357,16 @@ async def test_an_unchanged_configuration_says_nothing_to_anybody(world: World) 
     await world.configure()
     assert world.speaker.log == []
     assert [change for change in world.table.written if isinstance(change, PutRoute)] == []
+
+
+async def test_another_way_to_a_peer_does_not_change_the_session_while_its_own_address_is_there(world: World) -> None:
+    await world.with_routers(11)
+    before = world.speaker.sessions[world.host(11)]
+    world.resolver.sources[world.host(11), None] = world.host(99)
+    world.monitor.tell(ForeignRouteChanged(Prefix.of_host(world.host(11))))
+    await world.settle()
+    assert world.speaker.sessions[world.host(11)] is before
+    world.resolver.addresses = {world.host(99)}
+    world.monitor.tell(ForeignRouteChanged(Prefix.of_host(world.host(11))))
+    await world.settle()
+    assert world.speaker.sessions[world.host(11)].local_address == world.host(99)
