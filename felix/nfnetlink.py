@@ -1,0 +1,74 @@
+"""What nf_tables, conntrack and packet logs have in common over netlink (linux/netfilter/nfnetlink.h).
+
+Requests begin with a family and a resource id, numbers in attributes are big-endian, names end in NUL.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+from felix.netlink import HEADER, attribute, message
+
+NETLINK_NETFILTER: Final = 12
+
+FAMILY_HEADER: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource id
+NESTED: Final = 0x8000
+
+_BE32: Final = struct.Struct("!I")
+
+
+class Subsystem(IntEnum):
+    """Upper half of a message's type: NFNL_SUBSYS_*."""
+
+    CONNTRACK = 1
+    LOG = 4
+    NFTABLES = 10
+
+
+class NfFamily(IntEnum):
+    """Families of requests: NFPROTO_*."""
+
+    UNSPECIFIED = 0
+    INET = 1
+    IPV4 = 2
+    IPV6 = 10
+
+
+def request(
+    subsystem: Subsystem, number: int, flags: int, family: NfFamily, *attributes: bytes, resource: int = 0
+) -> bytes:
+    """Pack a request: the number of its message within the subsystem, and its attributes."""
+    body = FAMILY_HEADER.pack(family, 0, resource) + b"".join(attributes)
+    return message(subsystem << 8 | number, flags, body)
+
+
+BODY: Final = HEADER.size + FAMILY_HEADER.size
+"""Where the attributes of a request begin."""
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """Pack attributes into one."""
+    return attribute(kind | NESTED, b"".join(attributes))
+
+
+def be32(kind: int, value: int) -> bytes:
+    """Pack a number of 32 bits, negative ones as the kernel's verdicts are."""
+    return attribute(kind, _BE32.pack(value & 0xFFFFFFFF))
+
+
+def name(kind: int, text: str) -> bytes:
+    """Pack a name."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def read_be32(payload: bytes) -> int:
+    """Read a number of 32 bits."""
+    value: int = _BE32.unpack(payload)[0]
+    return value
+
+
+def read_name(payload: bytes) -> str:
+    """Read a name."""
+    return payload.rstrip(b"\0").decode(errors="replace")

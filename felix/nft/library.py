@@ -1,0 +1,95 @@
+"""libnftables, bound by ctypes: text in, the lines it refused out.
+
+The library compiles text and runs it as one transaction. Every run has a context of its own, because the library
+keeps in a context all it ever read of the ruleset. Text comes in as an anonymous file: for a text in memory the
+library's messages name no line. Calls block, for seconds with a large text, and other threads go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from typing import Final, NamedTuple
+
+from felix.netlink import open_socket
+from felix.nfnetlink import NETLINK_NETFILTER
+
+LIBRARY: Final = "libnftables.so.1"
+
+_NEWEST_NEEDED: Final = "nft_ctx_set_optimize"  # came with 1.0.2, and has no other use here
+_OLDEST: Final = "1.0.2"
+
+_LOCK: Final = threading.Lock()  # the library has state that its contexts share
+
+_ERROR: Final = re.compile(r"^[^:]*:(\d+):\d+-\d+: Error: (?:Could not process rule: )?(.*)$")
+_GUESS: Final = re.compile(r"; did you mean .*")  # names of other chains, whatever it is about
+
+
+class LibraryError(Exception):
+    """libnftables cannot be used here. The text is for people."""
+
+
+class TextError(NamedTuple):
+    """Why a text was refused: a line of it, counted from 1, or 0 where nobody says which, and the library's words."""
+
+    line: int
+    message: str
+
+
+class Library:
+    """The library, loaded. Raises LibraryError where it is missing or too old."""
+
+    def __init__(self, name: str = LIBRARY) -> None:
+        try:
+            self._library = ctypes.CDLL(name)
+        except OSError as error:
+            raise LibraryError(
+                f"{name} cannot be loaded ({error}): install libnftables (Debian: libnftables1)"
+            ) from error
+        if not hasattr(self._library, _NEWEST_NEEDED):
+            raise LibraryError(f"{name} is too old: libnftables {_OLDEST} or newer is needed")
+        declare = self._library
+        declare.nft_ctx_new.argtypes = [ctypes.c_uint32]
+        declare.nft_ctx_new.restype = ctypes.c_void_p
+        declare.nft_ctx_free.argtypes = [ctypes.c_void_p]
+        declare.nft_ctx_buffer_error.argtypes = [ctypes.c_void_p]
+        declare.nft_ctx_buffer_output.argtypes = [ctypes.c_void_p]
+        declare.nft_ctx_get_error_buffer.argtypes = [ctypes.c_void_p]
+        declare.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        declare.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
+        declare.nft_run_cmd_from_filename.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+
+    def run(self, text: str, *, is_dry: bool = False) -> list[TextError]:
+        """Run a text as one transaction, in the network namespace of this thread; return why it was refused.
+
+        A dry run goes as far as the kernel, which checks everything and then drops it. Raises OSError where there is
+        no file or socket left to be had.
+        """
+        with os.fdopen(os.memfd_create("nft"), "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            with _LOCK:
+                return self._run(f"/proc/self/fd/{file.fileno()}", is_dry)
+
+    def _run(self, path: str, is_dry: bool) -> list[TextError]:
+        with open_socket(0, NETLINK_NETFILTER):
+            pass  # the library ends the whole process where it can have no socket
+        library = self._library
+        context = library.nft_ctx_new(0)
+        try:
+            library.nft_ctx_buffer_error(context)
+            library.nft_ctx_buffer_output(context)
+            library.nft_ctx_set_dry_run(context, is_dry)
+            if not library.nft_run_cmd_from_filename(context, path.encode()):
+                return []
+            return _read_errors(library.nft_ctx_get_error_buffer(context).decode(errors="replace"))
+        finally:
+            library.nft_ctx_free(context)
+
+
+def _read_errors(output: str) -> list[TextError]:
+    found = [match for line in output.splitlines() if (match := _ERROR.match(line))]
+    errors = [TextError(int(match[1]), _GUESS.sub("", match[2])) for match in found]
+    return errors or [TextError(0, output.strip() or "libnftables does not say why")]
