@@ -253,6 +253,9 @@ class View:
         if source.is_synced and source.error:
             message = f"{source.source}: {source.error}; what was read before stays in force"
             yield ConditionReport("ObjectsUnreadable", "True", "LastStateKept", message)
+        health = self._routing.speaker.health()
+        if health.running and health.last_error:
+            yield ConditionReport("SpeakerImpaired", "True", "NotAllInForce", health.last_error)
         if (held := self._routing.fib.guard.held) is not None:
             left = f"{max(0, held.until - time.monotonic()):.0f} s"
             message = (

@@ -48,6 +48,15 @@ async def test_a_source_that_cannot_be_read_any_more_is_a_condition_and_no_reaso
     assert unreadable.message == "fake: permission denied; what was read before stays in force"
 
 
+async def test_a_speaker_that_has_not_all_in_force_is_a_condition_and_no_reason_to_stop(world: World) -> None:
+    view = await started(world)
+    await world.configure(nodes={"n1": world.node(1)})
+    world.speaker.last_error = "cannot write exabgp.conf: No space left on device"
+    ready, impaired = view.conditions()
+    assert ready.status == "True"
+    assert (impaired.type, impaired.message) == ("SpeakerImpaired", world.speaker.last_error)
+
+
 async def test_a_node_without_its_node_object_is_not_ready_and_says_which_one_is_missing(world: World) -> None:
     assert view_of(world).unready() == ("NodeMissing", "there is no Node object n1")
 
