@@ -137,14 +137,12 @@ class InlineRouteTable(KernelRoutes):
         failures = {failure.position: failure for failure in await self._netlink.write(requests)}
         for position, (index, change) in enumerate(sent):
             failure = failures.get(position)
-            if isinstance(change, DropRoute):
-                self._routes.pop(change.destination, None)
-                if failure and failure.errno in _GONE:
-                    continue
-            elif failure is None:
-                self._routes[change.destination] = change.group
-            if failure:
+            if failure and not (isinstance(change, DropRoute) and failure.errno in _GONE):
                 refusals.append(Refusal(index, failure.errno, failure.message))
+            elif isinstance(change, DropRoute):
+                self._routes.pop(change.destination, None)
+            else:
+                self._routes[change.destination] = change.group
         return refusals
 
     def _request(self, change: PutRoute | DropRoute) -> bytes | None:

@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 from felix import nexthops, routemessages
 from felix.links import DELADDR, DELLINK, NEWADDR, NEWLINK, Link, interface_of_address, links, parse_link
-from felix.netlink import SOL_NETLINK, Message, messages, open_socket
+from felix.netlink import SOL_NETLINK, Message, in_turns, messages, open_socket
 from felix.nexthops import DELNEXTHOP, NEWNEXTHOP
 from felix.route import METRIC, PROTOCOL
 from felix.routemessages import CLONED, DELROUTE, MAIN_TABLE, NEWROUTE, KernelRoute
@@ -33,7 +33,7 @@ _NEXTHOP_GROUP: Final = 32  # RTNLGRP_NEXTHOP, since Linux 5.3
 
 _RECEIVE_BUFFER: Final = 8 * 1024 * 1024  # 100,000 notifications
 _RECEIVE_BYTES: Final = 64 * 1024
-_BATCH: Final = 512
+_BATCH: Final = 4096  # much at a time: whoever hears of many changes may look at everything once
 
 _SO_ATTACH_FILTER: Final = 26
 _FPROG: Final = struct.Struct("@HP")  # sock_fprog: number of instructions, their address
@@ -113,16 +113,15 @@ class Monitor:
 
     async def batches(self) -> AsyncGenerator[list[Event], None]:
         """Yield news for ever, first of every link there is. Raises OSError only if no socket can be opened."""
+        yield await self._compare_links()
         while True:
-            if found := await self._compare_links():
-                yield found
-            lost = False
-            while not lost:
-                await self._readable()
-                events, lost = self._drain()
-                if events:
-                    yield events
-            yield [Overflow()]
+            await self._readable()
+            taken, lost = self._take()
+            if lost:
+                await self._empty()
+                yield [Overflow(), *await self._compare_links()]
+            elif events := await self._read(taken):
+                yield events
 
     def _listen(self) -> socket.socket:
         netlink = open_socket(self._receive_buffer)
@@ -151,28 +150,39 @@ class Monitor:
         finally:
             loop.remove_reader(self._socket)
 
-    def _drain(self) -> tuple[list[Event], bool]:
+    async def _empty(self) -> None:
+        """Throw away what has come in: until then the kernel goes on dropping news, and does not say so again."""
+        taken, lost = self._take()
+        while taken or lost:
+            await asyncio.sleep(0)
+            taken, lost = self._take()
+
+    def _take(self) -> tuple[list[bytes], bool]:
         """Return what has come in, up to a batch, and whether something was lost."""
+        taken: list[bytes] = []
+        try:
+            while len(taken) < _BATCH:
+                taken.append(self._socket.recv(_RECEIVE_BYTES))
+        except BlockingIOError:
+            return taken, False
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                self._socket.close()
+                self._socket = self._listen()
+            return taken, True
+        return taken, False
+
+    async def _read(self, taken: list[bytes]) -> list[Event]:
         events: dict[Event, None] = {}
         changed_links: dict[int, LinkChanged] = {}
-        lost = False
-        for _ in range(_BATCH):
-            try:
-                data = self._socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                lost = True
-                if error.errno != errno.ENOBUFS:
-                    self._socket.close()
-                    self._socket = self._listen()
-                break
-            for news in messages(data):
-                if news.kind in (NEWLINK, DELLINK):
-                    changed_links |= self._read_link(data, news)
-                else:
-                    events.update(dict.fromkeys(_read(data, news)))
-        return [*changed_links.values(), *events], lost
+        async for piece in in_turns(taken):
+            for data in piece:
+                for news in messages(data):
+                    if news.kind in (NEWLINK, DELLINK):
+                        changed_links |= self._read_link(data, news)
+                    else:
+                        events.update(dict.fromkeys(_read(data, news)))
+        return [*changed_links.values(), *events]
 
     def _read_link(self, data: bytes, news: Message) -> dict[int, LinkChanged]:
         link = parse_link(data, news.start, news.end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
@@ -10,7 +11,7 @@ from felix.faketable import FakeRouteTable
 from felix.fib import Fib, State
 from felix.guard import MassDeleteGuard
 from felix.route import METRIC, Kind, NextHop, Route, blackhole, unicast
-from felix.routetable import BLACKHOLE, UNKNOWN, DropRoute, Group, PutGroup, PutRoute, Rival
+from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, DropRoute, Group, PutGroup, PutRoute, Rival
 from inet.prefix import Family, Prefix
 
 
@@ -294,6 +295,66 @@ async def test_a_route_changed_by_hand_is_put_right(fib: Fib, table: FakeRouteTa
         fib.route_changed(prefix(family, i))
     assert await fib.apply() == []
     assert table.next_hops() == {prefix(family, 1): hops(family, 1), prefix(family, 2): ()}
+
+
+async def test_a_route_led_by_hand_to_another_group_with_the_same_hops_is_good_as_it_is(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    await set_all(fib, route(family, 1, 1, 2), route(family, 2, 2))
+    await fib.move(hops(family, 1, 2), hops(family, 2))
+    table.routes[prefix(family, 1)] = table.routes[prefix(family, 2)]
+    table.written.clear()
+    await fib.resync()
+    await fib.apply()
+    assert [type(change) for change in table.written] == [DropGroup]
+    await fib.move(hops(family, 2), hops(family, 1))
+    assert set(table.next_hops().values()) == {hops(family, 1)}
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_a_change_by_hand_in_the_middle_of_a_write_is_not_overlooked(
+    fib: Fib, table: FakeRouteTable, family: Family, is_wanted: bool
+) -> None:
+    here = prefix(family, 1)
+    if is_wanted:
+        fib.set(route(family, 1))
+    else:
+        await set_all(fib, route(family, 1))
+        fib.remove(here)
+    writing = asyncio.create_task(fib.apply())
+    while (here in table.routes) is not is_wanted:  # noqa: ASYNC110 - turn by turn, into the middle of it
+        await asyncio.sleep(0)
+    if is_wanted:
+        del table.routes[here]
+    else:
+        table.routes[here] = UNKNOWN
+    fib.route_changed(here)
+    await writing
+    await fib.apply()
+    assert (here in table.routes) is is_wanted
+    assert fib.pending == 0
+
+
+async def test_a_change_by_hand_in_the_middle_of_a_dump_is_not_overlooked(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    here, stray = prefix(family, 1), prefix(family, 2)
+    await set_all(fib, route(family, 1))
+    real = table.dump_routes
+
+    async def overtaken() -> dict[Prefix, int]:
+        routes = await real()
+        del table.routes[here]
+        table.routes[stray] = UNKNOWN
+        for changed in (here, stray):
+            fib.route_changed(changed)
+        return routes
+
+    table.dump_routes = overtaken  # type: ignore[method-assign]  # once
+    await fib.resync()
+    table.dump_routes = real  # type: ignore[method-assign]  # again
+    await fib.apply()
+    assert set(table.routes) == {here}
 
 
 async def test_groups_deleted_or_changed_by_hand_are_put_right(fib: Fib, table: FakeRouteTable, family: Family) -> None:

@@ -180,8 +180,7 @@ async def test_lost_news_is_told_and_listening_goes_on(node: Node, table: Object
     assert await stranger.write(put_blackhole(prefix, is_new=True) for prefix in many) == []
     stranger.close()
     await listener.until_heard(Overflow())
-    node.ip("link set a0 down")
-    await listener.until_heard(LinkChanged(10, "a0", is_up=False))
+    await listener.until_mark(node, 2)
     await listener.batches.aclose()
     monitor.close()
 
