@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
             f"needs {', '.join(['root', *missing])}" if missing else "needs root: it makes network namespaces"
         )
         return 2
+    signal.signal(signal.SIGTERM, _end)
     settings = Settings(1 if options.quick else options.rounds, options.quick)
     found: dict[str, Results] = {}
     for benchmark in _BENCHMARKS:
@@ -52,6 +54,11 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"[red]missed[/] {line}", highlight=False)
     console.print(f"every round's values: {path}", highlight=False)
     return 1 if any(results.failures for results in found.values()) else 0
+
+
+def _end(number: int, _frame: object) -> None:
+    """End as by an exception, so that everything made is taken away."""
+    sys.exit(128 + number)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

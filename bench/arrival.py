@@ -15,7 +15,7 @@ from bench.measure import Figures, Results, Settings
 from bench.network import Network
 from bench.peers import Sender
 from bench.sender import Session
-from bench.subjects import NODE_ASN, START_S, Bird, GoBgp, Start, Tortie, pids
+from bench.subjects import NODE_ASN, START_S, Bird, GoBgp, Start, Tortie, cpu_by_part, pids
 from inet.prefix import Family
 
 NAME: Final = "arrival"
@@ -23,6 +23,7 @@ TITLE: Final = "Learned routes: from the first UPDATE to the last route in the k
 LAST_ROUTE: Final = ("last route in the kernel", "ms")
 CPU: Final = ("CPU", "s")
 MEMORY: Final = ("RSS afterwards", "MB")
+PEAK: Final = ("RSS at most", "MB")
 
 _ROUTER_ASN: Final = 65100
 _DEADLINE_S: Final = 120.0
@@ -59,13 +60,22 @@ def _round(start: Start, count: int, family: Family, *, own_med: bool) -> Figure
                 sender.wait_up(START_S)
                 processes.until_quiet(pids(subject))
                 with Arrivals(net.node, family, count) as arrivals:
-                    cpu_before = processes.cpu_s(pids(subject))
+                    before = cpu_by_part(subject)
                     sender.send()
                     first, _ = sender.wait_sent(_DEADLINE_S)
                     last = sender.wait_marker(1, _DEADLINE_S) if is_gobgp else arrivals.wait(_DEADLINE_S)[1]
                 processes.until_quiet(pids(subject))
+                after = cpu_by_part(subject)
                 used = processes.usage(pids(subject))
                 subject.verify(family, count)
         finally:
             subject.end()
-    return {LAST_ROUTE: (last - first) / 1e6, CPU: used.cpu_s - cpu_before, MEMORY: used.rss_mb}
+    cpu_s = {part: after[part] - before[part] for part in after}
+    parts = {(f"CPU of {part}", "s"): value for part, value in cpu_s.items()} if len(cpu_s) > 1 else {}
+    return {
+        LAST_ROUTE: (last - first) / 1e6,
+        CPU: sum(cpu_s.values()),
+        **parts,
+        MEMORY: used.rss_mb,
+        PEAK: used.peak_rss_mb,
+    }

@@ -24,6 +24,7 @@ class Usage:
     cpu_s: float
     rss_mb: float  # pages that several processes share count for each of them
     pss_mb: float  # pages that several processes share are divided among them
+    peak_rss_mb: float  # the most each held at any time, added up
 
 
 class Program:
@@ -90,12 +91,13 @@ def cpu_s(pids: Collection[int]) -> float:
 
 def usage(pids: Collection[int]) -> Usage:
     """Return what processes have used and hold. Raises BenchError where one is gone."""
-    rss_kib = pss_kib = 0
+    rss_kib = pss_kib = peak_kib = 0
     for pid in pids:
         rollup = _fields(pid, "smaps_rollup")
         rss_kib += rollup["Rss"]
         pss_kib += rollup["Pss"]
-    return Usage(cpu_s(pids), rss_kib * 1024 / 1e6, pss_kib * 1024 / 1e6)
+        peak_kib += _fields(pid, "status")["VmHWM"]
+    return Usage(cpu_s(pids), rss_kib * 1024 / 1e6, pss_kib * 1024 / 1e6, peak_kib * 1024 / 1e6)
 
 
 def _fields(pid: int, name: str) -> Mapping[str, int]:

@@ -62,6 +62,11 @@ def pids(subject: Subject) -> list[int]:
     return list(subject.parts().values())
 
 
+def cpu_by_part(subject: Subject) -> dict[str, float]:
+    """Return the CPU seconds that each part of a subject has used."""
+    return {part: processes.cpu_s([pid]) for part, pid in subject.parts().items()}
+
+
 class Bird:
     """BIRD 2, BGP and kernel protocols, `merge paths` for ECMP."""
 
