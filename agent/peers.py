@@ -23,6 +23,7 @@ class Peer:
     flaps: int = 0
     announced: dict[Prefix, Attributes] = field(default_factory=dict)
     awaits_end_of_rib: set[Family] = field(default_factory=set)
+    ask_again_at: float = 0.0  # on the monotonic clock
     owes_end_of_rib: set[Family] = field(default_factory=set)
 
     @property

@@ -48,6 +48,9 @@ DECISIONS_AT_A_TIME: Final = 2000
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
 """Pauses between attempts to write what the kernel refused."""
 
+ASK_AGAIN_INTERVAL_S: Final = 60.0
+"""How often at most a peer is asked to say everything again."""
+
 RESYNC_INTERVAL_S: Final = 300.0
 """How often everything of ours is read back from the kernel, whatever events say."""
 
@@ -221,6 +224,7 @@ class Routing:
         now = self._now()
         for peer in self.peers.values():
             self._act(peer, peer.retention.handle(RestartEvent.TIMER, now))
+            self._ask_again(peer, now)
         if self._kernel_changed:
             await self._follow_kernel_changes()
         await self._decide()
@@ -427,6 +431,18 @@ class Routing:
         for family in sorted(peer.owes_end_of_rib):
             self.speaker.end_of_rib(peer.planned.session.peer, family)
         peer.owes_end_of_rib.clear()
+
+    def _ask_again(self, peer: Peer, now: float) -> None:
+        """Have a peer that once exceeded its maximum say everything again, now that there is room."""
+        key = peer.planned.session.peer
+        entry = self.rib.peers().get(key)
+        if peer.established is None or entry is None or now < peer.ask_again_at:
+            return
+        for family in peer.established.families:
+            if entry.overflow[family] and entry.fresh[family] < entry.rules.max_prefixes:
+                entry.overflow[family] = 0
+                peer.ask_again_at = now + ASK_AGAIN_INTERVAL_S
+                self.speaker.refresh(key, family)
 
     # What the kernel says
 

@@ -18,7 +18,6 @@ from typing import Final
 from bgp.speaker import GracefulRestartOffer
 from inet.prefix import Family
 
-
 SETTLE_TIME_S: Final = 30.0
 """How long a peer without graceful restart is given to say everything again after our own speaker restarted."""
 

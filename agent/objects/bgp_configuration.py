@@ -38,7 +38,7 @@ class ImportSettings(Model):
         "route is accepted only where one of these says so.",
     )
     max_prefixes: MaxPrefixes = Field(
-        default=10000, description="Prefixes of one family a peer may announce; the session that exceeds it is closed."
+        default=10000, description="Prefixes of one family a peer may announce; more are not taken, and counted."
     )
 
 

@@ -51,7 +51,7 @@ class Session:
     router_id: IPv4Address
     families: frozenset[Family]
     hold_time_s: int = 90
-    keepalive_time_s: int = 30  # ExaBGP keeps to a third of the negotiated hold time whatever this says
+    keepalive_time_s: int = 30  # at most: never less than three within the negotiated hold time
     connect_retry_time_s: int = 10
     peer_port: int = 179
     listen_port: int | None = 179  # None: never accept, only connect
@@ -170,6 +170,9 @@ class Speaker(Protocol):
 
     def end_of_rib(self, peer: PeerKey, family: Family) -> None:
         """Send End-of-RIB once everything announced so far has been sent."""
+
+    def refresh(self, peer: PeerKey, family: Family) -> None:
+        """Ask an established peer to say everything of a family again (RFC 2918), where it can."""
 
     def events(self) -> AsyncIterator[Event]:
         """Everything heard, in order. One consumer; a slow one slows the speaker down, nothing is lost."""

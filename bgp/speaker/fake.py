@@ -36,6 +36,8 @@ class FakeSpeaker:
         """What each established peer has been told and not had withdrawn."""
         self.ends_of_rib: list[tuple[PeerKey, Family]] = []
         """Every End-of-RIB sent, in order."""
+        self.refreshes: list[tuple[PeerKey, Family]] = []
+        """Every ROUTE-REFRESH sent, in order."""
         self.log: list[tuple[str, PeerKey, Prefix]] = []
         """Every `announce` and `withdraw` that reached an established peer, in order."""
         self.started = False
@@ -81,6 +83,11 @@ class FakeSpeaker:
         """Note an End-of-RIB."""
         if peer in self.adj_rib_out:
             self.ends_of_rib.append((peer, family))
+
+    def refresh(self, peer: PeerKey, family: Family) -> None:
+        """Note a request."""
+        if peer in self.adj_rib_out:
+            self.refreshes.append((peer, family))
 
     async def events(self) -> AsyncIterator[Event]:
         """Give what the test injected."""

@@ -348,6 +348,19 @@ async def test_more_prefixes_than_the_maximum_are_counted_and_left_out(world: Wo
     assert world.routing.rib.peers()[world.host(11)].overflow[world.family] == 2
 
 
+async def test_a_peer_is_asked_again_when_there_is_room_for_what_was_left_out(world: World) -> None:
+    await world.with_routers(11, max_prefixes=2)
+    await world.up(11)
+    await world.hear(11, [world.cidr(number) for number in (2, 3, 4)], path=[65100, 65002])
+    assert world.speaker.refreshes == []
+    await world.configure(max_prefixes=10)
+    assert world.speaker.refreshes == [(world.host(11), world.family)]
+    await world.hear(11, [world.cidr(number) for number in (2, 3, 4)], path=[65100, 65002])
+    assert len(world.routing.rib.peers()[world.host(11)].received) == 3
+    await world.pass_time(100)
+    assert len(world.speaker.refreshes) == 1
+
+
 async def test_an_unchanged_configuration_says_nothing_to_anybody(world: World) -> None:
     await world.configure()
     await world.up(2)

@@ -32,7 +32,17 @@ class _Unknown:
 
 _UNKNOWN: Final = _Unknown()
 _Told: TypeAlias = Attributes | _Unknown
-_Entry: TypeAlias = Prefix | Family  # a Family stands for its End-of-RIB
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What is told once, in its turn: `eor` (RFC 4724) or `route-refresh` (RFC 2918) of a family."""
+
+    word: str
+    family: Family
+
+
+_Entry: TypeAlias = Prefix | Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +116,17 @@ class AdjRibOut:
 
     def end_of_rib(self, peer: PeerKey, family: Family) -> None:
         """Want End-of-RIB told, after everything wanted so far."""
+        self._signal(peer, Signal("eor", family))
+
+    def refresh(self, peer: PeerKey, family: Family) -> None:
+        """Want the peer asked to say everything of a family again."""
+        self._signal(peer, Signal("route-refresh", family))
+
+    def _signal(self, peer: PeerKey, signal: Signal) -> None:
         state = self._peers.get(peer)
         if state is not None:
-            state.queue.pop(family, None)
-            state.queue[family] = None
+            state.queue.pop(signal, None)
+            state.queue[signal] = None
 
     def next_batch(self) -> tuple[Command, ...]:
         """Return the commands to send now; none while a batch is in flight or nothing is to be told."""
@@ -145,10 +162,10 @@ class AdjRibOut:
             for entry in tuple(state.queue):
                 if room == 0:
                     break
-                if isinstance(entry, Family):
+                if isinstance(entry, Signal):
                     if taken:
-                        break  # End-of-RIB waits until what is before it is acknowledged
-                    yield self._end_of_rib(peer, state, entry)
+                        break  # it waits until what is before it is acknowledged
+                    yield self._signal_command(peer, state, entry)
                 else:
                     taken.append(entry)
                     room -= 1
@@ -161,15 +178,15 @@ class AdjRibOut:
             state = self._peers[peer]
             if entry in state.queue:
                 del state.queue[entry]
-                if isinstance(entry, Family):
-                    return (self._end_of_rib(peer, state, entry),)
+                if isinstance(entry, Signal):
+                    return (self._signal_command(peer, state, entry),)
                 return tuple(self._routes(peer, state, [entry]))
         return ()
 
     @staticmethod
-    def _end_of_rib(peer: PeerKey, state: _Peer, family: Family) -> Command:
-        words = "ipv4 unicast" if family is Family.IPV4 else "ipv6 unicast"
-        return Command(f"{state.selector} announce eor {words}", peer, None, (family,))
+    def _signal_command(peer: PeerKey, state: _Peer, signal: Signal) -> Command:
+        words = "ipv4 unicast" if signal.family is Family.IPV4 else "ipv6 unicast"
+        return Command(f"{state.selector} announce {signal.word} {words}", peer, None, (signal,))
 
     @staticmethod
     def _routes(peer: PeerKey, state: _Peer, prefixes: list[Prefix]) -> Iterator[Command]:

@@ -5,9 +5,8 @@ order, so that equal sessions give equal text. No templates: with `inherit` ExaB
 a user wrote reaches the file as it is: passwords go in as base64, interface names are held to what the kernel
 allows, everything else is a number or an address.
 
-ExaBGP has no setting for two of our timers. Its keepalive interval is always a third of the negotiated hold time
-(`Session.keepalive_time_s` has no effect); the ConnectRetryTime travels in the neighbour's description, where
-server.py finds it.
+ExaBGP has no setting for two of our timers: ConnectRetryTime and keepalive interval travel in the neighbour's
+description, where server.py finds them.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def _process(helper: Sequence[str]) -> str:
 
 def _statements(session: Session) -> Iterable[str]:
     _check(session)
-    yield f"description {_quote(str(session.connect_retry_time_s))}"
+    yield f"description {_quote(f'{session.connect_retry_time_s} {session.keepalive_time_s}')}"
     yield f"router-id {session.router_id}"
     yield f"local-address {_without_scope(session.local_address)}"
     yield f"local-as {session.local_asn}"

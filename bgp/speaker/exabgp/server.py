@@ -36,6 +36,7 @@ from exabgp.reactor import listener as listener_module  # noqa: E402
 from exabgp.reactor.asynchronous import ASYNC  # noqa: E402
 from exabgp.reactor.daemon import Daemon  # noqa: E402
 from exabgp.reactor.interrupt import Signal  # noqa: E402
+from exabgp.reactor.keepalive import KA  # noqa: E402
 from exabgp.reactor.listener import Listener  # noqa: E402
 from exabgp.reactor.loop import Reactor  # noqa: E402
 from exabgp.reactor.network.error import NetworkError  # noqa: E402
@@ -145,7 +146,17 @@ def asynchronous_run(_original: Any, queue: Any) -> bool:
 
 def connect_retry_s(peer: Any) -> int:
     """Return the peer's ConnectRetryTime (RFC 4271 section 10), which config.py puts into its description."""
-    return int(peer.neighbor["description"])
+    return int(peer.neighbor["description"].split()[0])
+
+
+def keepalive_init(original: Any, keepalive: Any, session: Any, protocol: Any) -> None:
+    """Send KEEPALIVEs as often as the session asks for, and at least three within the negotiated hold time.
+
+    ExaBGP has a third of the hold time and nothing else (RFC 4271 section 4.4 takes that for the maximum).
+    """
+    original(keepalive, session, protocol)
+    timer = keepalive.send_timer
+    timer.keepalive = min(timer.keepalive, int(protocol.neighbor["description"].split()[1]))
 
 
 def outgoing_establish(_original: Any, outgoing: Any) -> Iterator[bool]:
@@ -273,6 +284,7 @@ def mend_all() -> None:
     mend(OutgoingRIB, "_update_rib", rib_update)
     mend(ASYNC, "run", asynchronous_run)
     mend(Outgoing, "establish", outgoing_establish)
+    mend(KA, "__init__", keepalive_init)
     mend(Peer, "_connect", peer_connect)
     mend(Peer, "_main", peer_main)
     mend(Peer, "_reset", peer_reset)

@@ -111,6 +111,11 @@ class ExaBGPSpeaker:
         self._adj_rib_out.end_of_rib(peer, family)
         self._work.set()
 
+    def refresh(self, peer: PeerKey, family: Family) -> None:
+        """Ask an established peer to say everything of a family again (RFC 2918)."""
+        self._adj_rib_out.refresh(peer, family)
+        self._work.set()
+
     async def events(self) -> AsyncIterator[Event]:
         """Give everything heard, in order."""
         while True:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgp.path import AsPath, Attributes, Origin, PeerKey
-from bgp.speaker.exabgp.commands import WINDOW, AdjRibOut, Command, words_of
+from bgp.speaker.exabgp.commands import WINDOW, AdjRibOut, Command, Signal, words_of
 from inet.prefix import Family, Prefix
 
 PEER, OTHER = IPv4Address("10.0.0.2"), IPv6Address("fd00::2")
@@ -110,7 +110,7 @@ def test_end_of_rib_follows_when_everything_before_it_is_acknowledged(rib: AdjRi
     acknowledge(rib, first)
     second = rib.next_batch()
     assert lines(second)[0] == "announce eor ipv4 unicast"
-    assert [command.entries for command in second] == [(Family.IPV4,), (B,)]
+    assert [command.entries for command in second] == [(Signal("eor", Family.IPV4),), (B,)]
     acknowledge(rib, second)
     assert lines(rib.next_batch()) == ["announce eor ipv6 unicast"]
 
@@ -349,3 +349,11 @@ def test_end_of_rib_reaches_a_peer_that_knows_everything_said_before_it(
     expected = run.expected()
     run.settle()
     assert run.wire.ends_of_rib[str(PEER)] == [expected[str(PEER)]]
+
+
+def test_a_refresh_is_asked_for_in_its_turn(rib: AdjRibOut) -> None:
+    rib.announce(PEER, A, RED)
+    rib.refresh(PEER, Family.IPV6)
+    first = rib.next_batch()
+    acknowledge(rib, first)
+    assert lines(rib.next_batch()) == ["announce route-refresh ipv6 unicast"]

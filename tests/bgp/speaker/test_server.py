@@ -135,3 +135,20 @@ def test_it_does_not_start_for_anyone_but_its_agent() -> None:
     )
     assert done.returncode == 1
     assert "the agent is gone" in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(10, 10), (30, 30), (60, 30)])
+def test_keepalives_are_sent_as_often_as_asked_and_at_least_three_in_a_hold_time(asked: int, sent: int) -> None:
+    in_a_process_of_its_own(f"""
+        from types import SimpleNamespace
+        from bgp.speaker.exabgp import server
+        from exabgp.bgp.message.open.holdtime import HoldTime
+        from exabgp.reactor.keepalive import KA
+
+        protocol = SimpleNamespace(
+            negotiated=SimpleNamespace(holdtime=HoldTime(90)), neighbor={{"description": "10 {asked}"}}
+        )
+        assert KA(None, protocol).send_timer.keepalive == 30, "ExaBGP has a setting now"
+        server.mend_all()
+        assert KA(None, protocol).send_timer.keepalive == {sent}
+    """)
