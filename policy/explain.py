@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from policy.cidr import pack_address
+from policy.cidr import address_text, pack_address
 from policy.evaluator import Judgement, Packet, TierDecision, Verdict
-from policy.ir import Direction, Outcome, Rule
+from policy.ir import Direction, Outcome, Rule, SetKind, SetRef
 from policy.objects import PROTOCOL_NAMES
 from policy.policies import Action, BlockPeer, NodePeer, Peer, PodPeer, PortMatch, Selection, UnknownPeer
 from policy.resident import Resident
@@ -53,7 +53,7 @@ class TierStory(msgspec.Struct, frozen=True, rename="camel"):
     chain: str = ""  # its name in the kernel's table
     policies: tuple[str, ...] = ()  # that select the pod
     decided_by: str = ""  # the rule, or empty where none matched
-    sets: tuple[str, ...] = ()  # where the deciding rule found the packet
+    sets: tuple[str, ...] = ()  # where the deciding rule found the packet, and as which member
     rules: tuple[RuleStory, ...] = ()  # in order, up to the deciding one
 
 
@@ -106,9 +106,23 @@ def _tier_story(
         policies=tuple(map(str, decision.chain.policies)),
         action=str(decision.action),
         decided_by="" if decision.rule is None else str(decision.rule),
-        sets=tuple(f"{each.name} ({each.text})" for each in decision.clause.sets) if decision.clause else (),
+        sets=tuple(_set_text(each, packet, peer) for each in decision.clause.sets) if decision.clause else (),
         rules=tuple(rules),
     )
+
+
+def _set_text(ref: SetRef, packet: Packet, peer: Resident) -> str:
+    """Return a set and the member of it that a packet matched."""
+    protocol = PROTOCOL_NAMES.get(packet.protocol, str(packet.protocol))
+    port = f"{packet.port}/{protocol}"
+    match ref.kind:
+        case SetKind.PORTS:
+            member = port
+        case SetKind.NAMED:
+            member = f"{address_text(packet.destination)} {port}"
+        case _:
+            member = peer.address
+    return f"{ref.name} ({ref.text}) holds {member}"
 
 
 def _rule_story(rule: Rule, packet: Packet, peer: Resident, destination: Resident, *, matches: bool) -> RuleStory:

@@ -137,10 +137,10 @@ def test_what_is_no_policys_doing_has_its_reason() -> None:
     assert story(PROBE, API, 80).reasons == ("no pod of this node has a part in it",)
 
 
-def test_the_sets_that_matched_are_named() -> None:
+def test_the_sets_that_matched_are_named_with_the_member() -> None:
     (tier,) = story(API, DB, 5432, DB_IN).tiers
     (name,) = tier.sets
-    assert name.endswith("(ns shop, app=api)")
+    assert name.endswith("(ns shop, app=api) holds 10.42.2.3")
     assert tier.chain.startswith("ingress4_policy_")
     assert tier.decided_by == "NetworkPolicy shop/db-in rule 1"
 

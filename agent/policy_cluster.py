@@ -1,0 +1,181 @@
+"""A cluster's objects, asked about policy: what a node enforces, and why a packet is allowed or denied.
+
+Each node that a question touches gets the engine that its agent has. `tortie policy` asks about a directory this way,
+and the agent about the objects it follows, with its own engine in place of a fresh one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from agent.objects.policy_objects import PolicyObject, update_of
+from inet.prefix import Family
+from policy.cidr import address_text, pack_address
+from policy.compiler import Engine, Update
+from policy.evaluator import Packet, Verdict, evaluate
+from policy.explain import Explanation, explain
+from policy.ir import Outcome
+from policy.objects import PROTOCOLS, Node, Pod
+from policy.policies import Policy
+from policy.resident import Resident
+
+
+class QuestionError(Exception):
+    """A question that cannot be answered; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One end of a packet. Addresses are packed; `node` is empty outside the cluster."""
+
+    addresses: tuple[bytes, ...]
+    node: str = ""
+
+    def address(self, family: Family) -> bytes | None:
+        """Return its first address of a family."""
+        return next((each for each in self.addresses if len(each) * 8 == family.bits), None)
+
+
+def parse_port(text: str) -> tuple[int | None, int]:
+    """Read 5432/TCP, 53/udp or 80 (of TCP): port and protocol number. Raises QuestionError."""
+    port, _, protocol = text.partition("/")
+    number = PROTOCOLS.get((protocol or "TCP").upper())
+    if number is None or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise QuestionError(f"{text!r} is not PORT/PROTOCOL, such as 5432/TCP; protocols: {', '.join(PROTOCOLS)}")
+    return int(port), number
+
+
+class PolicyCluster:
+    """Everything that policy looks at, in one place."""
+
+    def __init__(self, objects: Iterable[object]) -> None:
+        self.updates: Final[list[Update]] = [update for each in objects if (update := update_of(each)) is not None]
+        self.pods: Final = {each.key: each for each in self.updates if isinstance(each, Pod)}
+        self.nodes: Final = {each.name: each for each in self.updates if isinstance(each, Node)}
+        self.policies: Final = [each for each in self.updates if isinstance(each, Policy)]
+        self.engines: Final[dict[str, Engine]] = {}
+
+    @property
+    def node_names(self) -> list[str]:
+        """Every node there is a Node object of or a pod on."""
+        return sorted(self.nodes.keys() | {pod.node for pod in self.pods.values() if pod.node})
+
+    def engine(self, node: str) -> Engine:
+        """Return what a node enforces. Takes a second or two with 100,000s of pods, the first time."""
+        if node not in self.engines:
+            engine = Engine(node)
+            for update in self.updates:
+                engine.apply(update)
+            engine.flush()
+            self.engines[node] = engine
+        return self.engines[node]
+
+    def place(self, text: str) -> Place:
+        """Find NAMESPACE/POD, node:NAME, an address, or the one pod or node of a bare name. Raises QuestionError."""
+        if text.startswith("node:"):
+            return self._node(text.removeprefix("node:"))
+        if "/" in text:
+            return self._pod(text)
+        try:
+            return self._owner(pack_address(text.removeprefix("ip:")))
+        except ValueError:
+            pass
+        keys = [key for key, pod in self.pods.items() if pod.name == text]
+        if len(keys) > 1:
+            raise QuestionError(f"{text} may be any of {', '.join(sorted(keys))}: give its namespace")
+        if not keys and text in self.nodes:
+            return self._node(text)
+        if not keys:
+            raise QuestionError(f"there is no pod or node {text}, and it is no address")
+        return self._pod(keys[0])
+
+    def _node(self, name: str) -> Place:
+        if name not in self.nodes:
+            raise QuestionError(f"there is no Node {name}: {', '.join(sorted(self.nodes)) or 'there is none at all'}")
+        if not self.nodes[name].addresses:
+            raise QuestionError(f"Node {name} has no address in its status")
+        return Place(self.nodes[name].addresses, name)
+
+    def _pod(self, key: str) -> Place:
+        pod = self.pods.get(key)
+        if pod is None:
+            raise QuestionError(f"there is no pod {key}")
+        if pod.completed:
+            raise QuestionError(f"pod {key} has completed: it sends and receives nothing")
+        if not pod.node:
+            raise QuestionError(f"pod {key} is on no node yet")
+        if not pod.addresses:
+            raise QuestionError(f"pod {key} has no address yet")
+        return Place(pod.addresses, pod.node)
+
+    def _owner(self, address: bytes) -> Place:
+        return Place((address,), self._node_with(address))
+
+    def _node_with(self, address: bytes) -> str:
+        for node in self.nodes.values():
+            if address in node.addresses:
+                return node.name
+        running = (pod for pod in self.pods.values() if address in pod.addresses and not pod.completed)
+        return next((pod.node for pod in running), "")
+
+    def explain(
+        self, source: Place, destination: Place, port: int | None, protocol: int, family: Family | None = None
+    ) -> Explanation:
+        """Explain a packet in one family, by default the first that both ends have. Raises QuestionError.
+
+        Where the other family gets another verdict, a reason says so.
+        """
+        verdicts = {each: self._verdicts(source, destination, port, protocol, each) for each in Family}
+        families = [each for each in Family if verdicts[each] and family in {None, each}]
+        if not families:
+            wanted = f"{family.label} " if family else ""
+            raise QuestionError(f"the two ends have no {wanted}address of one family, or neither is in this cluster")
+        chosen, *others = families
+        story = explain(verdicts[chosen], self._who)
+        for other in others:
+            is_denied = _is_denied(verdicts[other])
+            if is_denied != _is_denied(verdicts[chosen]):
+                note = f"{other.label} ({_ends(verdicts[other])}) is {'DENIED' if is_denied else 'allowed'}"
+                story = msgspec.structs.replace(story, reasons=(*story.reasons, note))
+        return story
+
+    def _verdicts(
+        self, source: Place, destination: Place, port: int | None, protocol: int, family: Family
+    ) -> list[Verdict]:
+        """Return what each end's node says, nothing if the ends have no addresses of the family."""
+        here, there = source.address(family), destination.address(family)
+        if here is None or there is None:
+            return []
+        packet = Packet(here, there, protocol, port)
+        nodes = dict.fromkeys(place.node for place in (source, destination) if place.node)
+        return [_without_hearsay(evaluate(self.engine(name).ruleset, packet), len(nodes)) for name in nodes]
+
+    def _who(self, address: bytes) -> Resident:
+        node = self._node_with(address)
+        engine = self.engine(node) if node else next(iter(self.engines.values()))
+        found = engine.who(address)
+        return msgspec.structs.replace(found, node=node) if found.kind == "Pod" else found
+
+
+def _without_hearsay(verdict: Verdict, nodes: int) -> Verdict:
+    """Leave out that a node has no part in a packet, where the other one has."""
+    is_bystander = nodes > 1 and verdict.outcome is Outcome.ALLOW and not verdict.judgements
+    return replace(verdict, reason="") if is_bystander else verdict
+
+
+def _is_denied(verdicts: Iterable[Verdict]) -> bool:
+    return any(each.outcome is Outcome.DENY for each in verdicts)
+
+
+def _ends(verdicts: Sequence[Verdict]) -> str:
+    packet = verdicts[0].packet
+    return f"{address_text(packet.source)} → {address_text(packet.destination)}"
+
+
+def policies_of(objects: Iterable[object]) -> Iterator[Policy]:
+    """Yield the policies among objects."""
+    return (each.value for each in objects if isinstance(each, PolicyObject) and isinstance(each.value, Policy))
