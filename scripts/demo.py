@@ -156,9 +156,17 @@ async def run() -> None:
         await show(lab)
     except TimeoutError as error:
         verdict(is_good=False, text=str(error))
+    await look_around(lab)
+
+
+async def look_around(lab: Lab) -> None:
+    """Say what can be tried in the lab that is up; without root it is up as long as this program is."""
     chapter("Look around")
-    name = ".venv/bin/tortie"
-    for command in (
+    if is_rootless() and not sys.stdin.isatty():
+        out.print("Without root the lab ends here; from a terminal there would be a shell inside.")
+        await lab.down()
+        return
+    for words in (
         "lab status",
         "lab exec n1 -- tortie peers",
         "lab exec a1 -- ping b1",
@@ -168,13 +176,12 @@ async def run() -> None:
         "lab restart tor-2",
         "lab down",
     ):
-        out.print(f"  {name} {command}")
+        out.print(f"  .venv/bin/tortie {words}")
     out.print(f"  edit {TOPOLOGY.with_suffix('')}/*.yaml while it runs")
     if is_rootless():
-        if sys.stdin.isatty():
-            out.print("This shell is inside; leaving it ends the lab.")
-            shell = await asyncio.create_subprocess_exec(os.environ.get("SHELL", "/bin/sh"))
-            await shell.wait()
+        out.print("This shell is inside; leaving it ends the lab.")
+        shell = await asyncio.create_subprocess_exec(os.environ.get("SHELL", "/bin/sh"))
+        await shell.wait()
         await lab.down()
 
 
