@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from felix.podinterfaces import LinkGroups, pod_links
+from inet.prefix import Family, parse_address
+from tests.felix.netns import Node
+
+pytestmark = pytest.mark.kernel
+
+
+def pod_address(family: Family) -> str:
+    return "10.42.0.2" if family is Family.IPV4 else "fd42::2"
+
+
+@pytest.mark.parametrize("family", Family, ids=lambda family: family.label)
+async def test_a_pods_link_is_the_one_its_own_route_leaves_by(node: Node, family: Family) -> None:
+    address = pod_address(family)
+    packed = parse_address(address).packed
+    node.ip(f"route add {address} dev a1")
+    assert await pod_links([packed]) == {packed: node.interface(1)}
+
+
+@pytest.mark.parametrize("family", Family, ids=lambda family: family.label)
+async def test_a_less_exact_route_or_one_through_a_gateway_makes_no_pod_link(node: Node, family: Family) -> None:
+    address = pod_address(family)
+    network, gateway = ("10.42.0.0/24", "10.0.1.2") if family is Family.IPV4 else ("fd42::/64", "fd00:2::2")
+    node.ip(f"route add {network} dev a0")
+    node.ip(f"route add {address} via {gateway}")
+    assert await pod_links([parse_address(address).packed]) == {}
+
+
+async def test_a_link_joins_a_group_and_one_that_is_gone_does_not(node: Node) -> None:
+    with closing(LinkGroups()) as groups:
+        assert await groups.join(node.interface(0), 97)
+        assert await groups.join(node.interface(0), 97)
+        assert not await groups.join(9999, 97)
+    assert "group 97" in node.ip("link show a0")
+    assert "group default" in node.ip("link show a1")
