@@ -23,7 +23,7 @@ from agent.lab.draw import draw
 from agent.lab.lab import Lab, tear_down
 from agent.lab.namespaces import CommandError
 from agent.lab.rootless import enter_unless_root
-from agent.lab.state import State, default_root, running
+from agent.lab.state import LabError, State, default_root, running
 from agent.lab.status import look
 from agent.lab.topology import load
 from agent.lab.traffic import RouteEvents, route_events, traffic
@@ -201,7 +201,10 @@ def main() -> None:
     ]
     if missing:
         raise SystemExit(f"demo: not installed: {', '.join(missing)} (make setup as root installs them)")
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except LabError as error:
+        raise SystemExit(f"demo: {error}") from None
     if failures:
         raise SystemExit(1)
 
