@@ -107,7 +107,7 @@ def render_replacement(ruleset: Ruleset, chains: Iterable[str], sets: Iterable[s
 
     The table is emptied and filled again, not deleted: deleting would let packets through without their connections.
     """
-    wanted = {*CHAINS, *ruleset.chains, *ruleset.sets, *LOCAL_CIDR_SETS.values(), *_maps()}
+    wanted = {*CHAINS, *ruleset.chains, *ruleset.sets, *LOCAL_CIDR_SETS.values(), *map_names()}
     lines = [f"table inet {TABLE}", f"flush table inet {TABLE}"]
     lines += [f"flush map inet {TABLE} {name}" for name in sorted(maps)]
     lines += [f"flush set inet {TABLE} {name}" for name in sorted(sets)]
@@ -123,10 +123,10 @@ def render_change(delta: Delta) -> Change:
     for ref in delta.sets_added:
         structure += _set(ref, delta.members_added[ref.name])
     for chain in delta.chains_added:
-        structure += _chain(chain)
+        structure += _block("chain", chain.name, chain_lines(chain))
     removal = [f"delete chain inet {TABLE} {chain.name}\n" for chain in delta.chains_removed]
     removal += [f"delete set inet {TABLE} {ref.name}\n" for ref in delta.sets_removed]
-    return Change("".join(_table(structure)) if structure else "", tuple(_element_changes(delta)), "".join(removal))
+    return Change("".join(_table(structure)) if structure else "", tuple(element_changes(delta)), "".join(removal))
 
 
 def render_elements(changes: Iterable[ElementChange]) -> str:
@@ -173,7 +173,7 @@ def _body(ruleset: Ruleset) -> Iterator[str]:
     for name, lines in CHAINS.items():
         yield from _block("chain", name, lines)
     for name in sorted(ruleset.chains):
-        yield from _chain(ruleset.chains[name])
+        yield from _block("chain", name, chain_lines(ruleset.chains[name]))
 
 
 def _block(what: str, name: str, lines: Iterable[str]) -> Iterator[str]:
@@ -193,21 +193,30 @@ def _local_cidrs(facts: NodeFacts, family: Family) -> Iterator[str]:
     digit = _digit(family)
     yield f"set {LOCAL_CIDR_SETS[digit]} {{"
     yield f"  type {ADDRESS_TYPES[digit]}; flags interval"
-    yield from _elements(_key(each) for each in _ranges(facts.pod_cidrs, family))
+    yield from _elements(_key(each) for each in block_ranges(facts.pod_cidrs, family))
     yield "}"
 
 
 def _set(ref: SetRef, members: Members) -> Iterator[str]:
     yield f"set {ref.name} {{"
-    yield f"  {_type(ref)}"
-    yield f'  comment "{comment_text(ref.text)}"'
+    yield from (f"  {line}" for line in set_lines(ref))
     if ref.kind is SetKind.PORTS:
         yield from _elements(map(_port, ref.intervals))
-    elif ref.kind is SetKind.CIDRS and ref.family is not None:
-        yield from _elements(map(_key, _pack_ranges(ref.intervals, ref.family)))
     else:
-        yield from _elements(map(_key, sorted(cast("Iterable[Element]", members))))
+        yield from _elements(map(_key, sorted(set_keys(ref, members))))
     yield "}"
+
+
+def set_lines(ref: SetRef) -> list[str]:
+    """Return what stands between a set's braces, line by line, without its elements."""
+    return [_type(ref), f'comment "{comment_text(ref.text)}"']
+
+
+def set_keys(ref: SetRef, members: Members) -> Iterable[ElementKey]:
+    """Return the elements of a set of addresses or of named ports."""
+    if ref.kind is SetKind.CIDRS and ref.family is not None:
+        return _pack_ranges(ref.intervals, ref.family)
+    return cast("Iterable[Element]", members)
 
 
 def _type(ref: SetRef) -> str:
@@ -219,7 +228,8 @@ def _type(ref: SetRef) -> str:
     return f"type {address}; flags interval" if ref.kind is SetKind.CIDRS else f"type {address}"
 
 
-def _chain(chain: Chain) -> Iterator[str]:
+def chain_lines(chain: Chain) -> list[str]:
+    """Return what stands between a chain's braces, line by line."""
     lines = [RESET_UNKNOWN_TCP]
     for rule in chain.rules:
         verdict = _verdict(chain, rule)
@@ -231,7 +241,7 @@ def _chain(chain: Chain) -> Iterator[str]:
         lines.append(f'counter {_goto(chain, chain.otherwise)} comment "{comment_text(f"no rule of {names}")}"')
     else:
         lines.append(_goto(chain, chain.otherwise))
-    return _block("chain", chain.name, lines)
+    return lines
 
 
 def _verdict(chain: Chain, rule: Rule) -> str:
@@ -276,19 +286,20 @@ def _match(chain: Chain, clause: Clause) -> str:
 # Elements
 
 
-def _maps() -> tuple[str, ...]:
+def map_names() -> tuple[str, ...]:
+    """Return the maps from a pod's address to where its packets are judged."""
     return (*FROM_POD.values(), *TO_POD.values(), *TO_NODE.values())
 
 
 def _map_elements(endpoints: Iterable[Endpoint]) -> Mapping[str, list[ElementChange]]:
-    elements: dict[str, list[ElementChange]] = {name: [] for name in _maps()}
+    elements: dict[str, list[ElementChange]] = {name: [] for name in map_names()}
     for endpoint in sorted(endpoints, key=lambda each: each.address):
-        for element in _endpoint_elements(endpoint):
+        for element in endpoint_elements(endpoint):
             elements[element.set].append(element)
     return elements
 
 
-def _endpoint_elements(endpoint: Endpoint) -> Iterator[ElementChange]:
+def endpoint_elements(endpoint: Endpoint) -> Iterator[ElementChange]:
     """Yield a pod address's elements: who may send, who may receive, and if anybody asked, who may reach the node."""
     digit = 4 if len(endpoint.address) == 4 else 6
     comment = comment_text(endpoint.pod)
@@ -307,11 +318,12 @@ def _endpoint_elements(endpoint: Endpoint) -> Iterator[ElementChange]:
         yield ElementChange(TO_NODE[digit], endpoint.address, is_added=True, verdict=verdict, comment=comment)
 
 
-def _element_changes(delta: Delta) -> Iterator[ElementChange]:
+def element_changes(delta: Delta) -> Iterator[ElementChange]:
+    """Yield the changes of sets and maps that stay: what is deleted of one, then what is added to it."""
     if delta.facts is not None:
         before, after = delta.facts
         for family in _FAMILIES:
-            old, new = set(_ranges(before.pod_cidrs, family)), set(_ranges(after.pod_cidrs, family))
+            old, new = set(block_ranges(before.pod_cidrs, family)), set(block_ranges(after.pod_cidrs, family))
             name = LOCAL_CIDR_SETS[_digit(family)]
             yield from (ElementChange(name, each, is_added=False) for each in sorted(old - new))
             yield from (ElementChange(name, each, is_added=True) for each in sorted(new - old))
@@ -321,8 +333,8 @@ def _element_changes(delta: Delta) -> Iterator[ElementChange]:
     old_elements: list[ElementChange] = []
     new_elements: list[ElementChange] = []
     for before_endpoint, after_endpoint in delta.endpoints.values():
-        old_ones = set(_endpoint_elements(before_endpoint)) if before_endpoint else set()
-        new_ones = set(_endpoint_elements(after_endpoint)) if after_endpoint else set()
+        old_ones = set(endpoint_elements(before_endpoint)) if before_endpoint else set()
+        new_ones = set(endpoint_elements(after_endpoint)) if after_endpoint else set()
         old_elements += old_ones - new_ones
         new_elements += new_ones - old_ones
     for each in sorted(old_elements):
@@ -330,7 +342,8 @@ def _element_changes(delta: Delta) -> Iterator[ElementChange]:
     yield from sorted(new_elements)
 
 
-def _ranges(blocks: Iterable[Block], family: Family) -> list[AddressRange]:
+def block_ranges(blocks: Iterable[Block], family: Family) -> list[AddressRange]:
+    """Return the blocks of a family as disjoint intervals."""
     return _pack_ranges(normalise(block.interval for block in blocks if block.family is family), family)
 
 
