@@ -25,6 +25,7 @@ class Peer:
     awaits_end_of_rib: set[Family] = field(default_factory=set)
     ask_again_at: float = 0.0  # on the monotonic clock
     owes_end_of_rib: set[Family] = field(default_factory=set)
+    silent_until: float | None = None  # back and silent; when it counts as back anyway, on the monotonic clock
 
     @property
     def state(self) -> str:

@@ -54,6 +54,15 @@ ASK_AGAIN_INTERVAL_S: Final = 60.0
 RESYNC_INTERVAL_S: Final = 300.0
 """How often everything of ours is read back from the kernel, whatever events say."""
 
+SILENCE_S: Final = 5.0
+"""How long after SessionUp a peer whose routes were kept counts as back even if it has said nothing.
+
+When both ends call, one may see a session up that the other one gives up for the second connection (RFC 4271 section
+6.8). Were that a restart and then another one, what is kept would have to go (RFC 4724 section 4.2)."""
+
+CONNECTION_COLLISION: Final = (6, 7)
+"""The NOTIFICATION that ends one of two connections with a peer, the other being kept (RFC 4486 section 4)."""
+
 log = structlog.get_logger("routing")
 
 
@@ -218,11 +227,14 @@ class Routing:
         deadlines = [self._resync_at, self._retry_at, held.until if held else None]
         deadlines.append(self.deferral.next_deadline() if self.deferral else None)
         deadlines += [peer.retention.next_deadline() for peer in self.peers.values()]
+        deadlines += [peer.silent_until for peer in self.peers.values()]
         return min(deadline for deadline in deadlines if deadline is not None)
 
     async def _work_once(self) -> None:
         now = self._now()
         for peer in self.peers.values():
+            if peer.silent_until is not None and now >= peer.silent_until:
+                self._welcome_back(peer)
             self._act(peer, peer.retention.handle(RestartEvent.TIMER, now))
             self._ask_again(peer, now)
         if self._kernel_changed:
@@ -287,6 +299,7 @@ class Routing:
             return  # the last words of a session that is being taken down
         match event:
             case Update():
+                self._welcome_back(peer)
                 if event.peer in self.rib.peers():
                     if event.withdrawn:
                         self.rib.withdraw(event.peer, event.withdrawn)
@@ -297,6 +310,7 @@ class Routing:
             case SessionDown():
                 await self._on_down(peer, event)
             case EndOfRib():
+                self._welcome_back(peer)
                 self._on_end_of_rib(peer, event.family)
 
     def _on_up(self, peer: Peer, event: SessionUp) -> None:
@@ -310,18 +324,29 @@ class Routing:
         self.rib.open(source, peer.planned.rules)
         offer = event.graceful_restart
         peer.retention.offered(offer)
-        self._act(peer, peer.retention.handle(RestartEvent.SESSION_UP, now))
+        kept_until = peer.retention.next_deadline()
+        if kept_until is not None and offer is not None:
+            peer.silent_until = min(kept_until, now + SILENCE_S)
+        else:
+            self._act(peer, peer.retention.handle(RestartEvent.SESSION_UP, now))
         if self.deferral is not None:
             self.deferral.session_up(event.peer, event.families, sends_end_of_rib=offer is not None, now=now)
         self._advertise(peer)
         self._finish_rib(peer)
+
+    def _welcome_back(self, peer: Peer) -> None:
+        """Have a peer whose routes were kept be back, now that it has spoken, or stayed."""
+        if peer.silent_until is not None:
+            peer.silent_until = None
+            self._act(peer, peer.retention.handle(RestartEvent.SESSION_UP, self._now()))
 
     async def _on_down(self, peer: Peer, event: SessionDown) -> None:
         peer.last_error = event.reason
         if not event.was_established or peer.established is None:
             return
         offers_restart = peer.planned.session.graceful_restart_time_s is not None
-        is_lost = event.notification is None and offers_restart and peer.retention.can_be_lost
+        is_cut = event.notification in {None, CONNECTION_COLLISION}
+        is_lost = is_cut and offers_restart and peer.retention.can_be_lost
         log.warning(
             "session.down",
             peer=str(event.peer),
@@ -363,6 +388,7 @@ class Routing:
 
     def _note_down(self, peer: Peer, reason: str) -> None:
         peer.established, peer.since, peer.last_error = None, time.time(), reason
+        peer.silent_until = None
         peer.flaps += 1
         if self.deferral is not None:
             self.deferral.session_down(peer.planned.session.peer)

@@ -7,6 +7,7 @@ import pytest
 
 from agent.routing import RESYNC_INTERVAL_S
 from bgp.config import SecretKey
+from bgp.path import Attributes
 from bgp.speaker import EndOfRib, Secret, Update
 from felix.monitor import ForeignRouteChanged, LinkChanged, Overflow, OwnRouteChanged
 from felix.resolver import Resolution
@@ -118,6 +119,51 @@ async def test_what_a_restarted_peer_does_not_say_again_goes_with_its_end_of_rib
     assert extra in world.kernel()
     await world.hear(2, [world.cidr(2)])
     assert world.kernel() == {world.cidr(2): (world.hop(2),)}
+
+
+@pytest.mark.parametrize("notification", [None, (6, 7)], ids=["cut", "collision"])
+async def test_a_connection_given_up_for_another_before_a_word_was_said_costs_no_route(
+    world: World, notification: tuple[int, int] | None
+) -> None:
+    await world.configure()
+    await world.up(2)
+    await world.hear(2, [world.cidr(2)])
+    world.table.written.clear()
+    world.speaker.take_down(world.host(2))
+    for _ in range(3):
+        await world.up(2)
+        world.speaker.take_down(world.host(2), "another connection", notification=notification)
+        await world.settle()
+    assert world.table.written == []
+    await world.pass_time(61)
+    assert world.kernel() == {}
+
+
+async def test_a_peer_that_went_again_after_it_was_heard_keeps_only_what_it_said_anew(world: World) -> None:
+    extra = Prefix(world.cidr(2).packed, world.cidr(2).length + 2)
+    await world.configure()
+    await world.up(2)
+    await world.hear(2, [world.cidr(2), extra])
+    world.speaker.take_down(world.host(2))
+    await world.up(2)
+    said = Attributes(next_hop=world.host(2))
+    world.speaker.hear(Update(world.host(2), said, (world.cidr(2),)))
+    world.speaker.take_down(world.host(2))
+    await world.settle()
+    assert world.kernel() == {world.cidr(2): (world.hop(2),)}
+
+
+async def test_a_peer_that_is_back_and_silent_keeps_its_routes_beyond_the_restart_timer(world: World) -> None:
+    await world.configure()
+    await world.up(2)
+    await world.hear(2, [world.cidr(2)])
+    world.speaker.take_down(world.host(2))
+    await world.pass_time(58)
+    await world.up(2)
+    await world.pass_time(100)
+    assert world.kernel() == {world.cidr(2): (world.hop(2),)}
+    await world.hear(2, [])
+    assert world.kernel() == {}
 
 
 async def test_without_graceful_restart_a_lost_connection_ends_the_routes(world: World) -> None:
