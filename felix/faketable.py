@@ -15,7 +15,7 @@ from inet.prefix import Family, Prefix
 
 
 class FakeRouteTable:
-    """See `felix.routetable.RouteTable`. `groups`, `routes` and `foreign` are open to tests; `written` is a log."""
+    """See `felix.routetable.RouteTable`. What has no underscore is for tests to read and to change."""
 
     has_nexthop_objects: Final = True
 
@@ -24,6 +24,7 @@ class FakeRouteTable:
         self.routes: dict[Prefix, int] = {}
         self.foreign: dict[Prefix, Rival] = {}
         self.written: list[Change] = []
+        self.dumps = 0  # of routes
         self._down: set[int] = set()
         self._faults: list[int] = []
         self._numbers = count(1)
@@ -60,6 +61,7 @@ class FakeRouteTable:
 
     async def dump_routes(self) -> dict[Prefix, int]:
         """Return our routes and where each leads."""
+        self.dumps += 1
         await asyncio.sleep(0)
         return dict(self.routes)
 

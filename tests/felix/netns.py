@@ -76,6 +76,10 @@ class Node:
             self.peer_ip(f"link set b{i} up")
             self.ip(f"addr add 10.0.{i}.1/24 dev a{i}")
             self.ip(f"addr add fd00:{i + 1}::1/64 dev a{i} nodad")
+        # The kernel gives each link an address of its own once it has a carrier; nothing is to come after this.
+        deadline = time.monotonic() + 10
+        while self.ip("-6 addr show scope link -tentative").count("inet6 fe80:") < 2:
+            assert time.monotonic() < deadline
 
     def destroy(self) -> None:
         for name in (self.name, self.peer):

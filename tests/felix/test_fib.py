@@ -278,6 +278,18 @@ async def test_what_was_said_of_a_hop_is_forgotten_with_its_last_route(
     assert table.next_hops() == {prefix(family, 2): hops(family, 1)}
 
 
+async def test_what_was_said_of_a_hop_is_forgotten_when_its_routes_move_away(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    table.link_down(1)
+    fib.set(route(family, 1, 1))
+    await fib.apply()
+    await fib.move(hops(family, 1), hops(family, 2))
+    table.link_up(1)
+    await set_all(fib, route(family, 2, 1))
+    assert table.next_hops()[prefix(family, 2)] == hops(family, 1)
+
+
 async def test_a_route_deleted_by_hand_is_put_back(fib: Fib, table: FakeRouteTable, family: Family) -> None:
     await set_all(fib, route(family, 1, 1), route(family, 2))
     for i in (1, 2):
@@ -421,6 +433,10 @@ async def test_a_foreign_route_with_our_metric_is_a_conflict_until_it_goes(
     table.written.clear()
     await fib.apply()
     assert table.written == []
+    dumps = table.dumps
+    fib.retry()
+    await fib.apply()
+    assert table.dumps == dumps  # it is known not to be ours
     del table.foreign[prefix(family, 1)]
     fib.route_changed(prefix(family, 1))
     assert await fib.apply() == []
