@@ -10,20 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
 from agent import metrics
+from agent.announcing import Announcer
 from agent.forwarding import Forwarding
 from agent.peers import Peer
-from bgp.advertisement import Advertiser
 from bgp.config import BgpConfig, Node
 from bgp.deferral import Deferral
 from bgp.graceful_restart import Action, Retention
 from bgp.graceful_restart import Event as RestartEvent
-from bgp.path import Attributes, PeerKey, Source
+from bgp.path import PeerKey, Source
 from bgp.peering import Plan, PlannedSession, plan
 from bgp.rib import Rib
 from bgp.speaker import EndOfRib, Event, SessionDown, SessionUp, Speaker, SpeakerLost, Update
@@ -47,9 +47,6 @@ DECISIONS_AT_A_TIME: Final = 2000
 
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
 """Pauses between attempts to write what the kernel refused."""
-
-ASK_AGAIN_INTERVAL_S: Final = 60.0
-"""How often at most a peer is asked to say everything again."""
 
 RESYNC_INTERVAL_S: Final = 300.0
 """How often everything of ours is read back from the kernel, whatever events say."""
@@ -85,6 +82,7 @@ class Routing:
         self.plan: Plan | None = None
         self.deferral: Deferral | None = None
         self.forwarding = Forwarding(fib, resolver)
+        self._announcer = Announcer(speaker, self.rib)
         self._config = BgpConfig()
         self._resolver = resolver
         self._monitor = monitor
@@ -97,7 +95,6 @@ class Routing:
         self._retry_at: float | None = None
         self._resync_at = now() + RESYNC_INTERVAL_S
         self._kernel_changed = False
-        self._is_released = False
 
     # Configuration
 
@@ -110,6 +107,7 @@ class Routing:
         if first:
             self.deferral = Deferral(started=self._now(), limit_s=config.graceful_restart_time_s or 0.0)
         self.rib.set_max_paths(config.max_paths)
+        self._announcer.own, self._announcer.is_transit = self.own_prefixes, node.is_transit
         self.forwarding.set_own(self.own_prefixes)
         for key in self.peers.keys() - planned.sessions.keys():
             await self._close(self.peers.pop(key), "no longer configured")
@@ -157,7 +155,7 @@ class Routing:
             await self._close(peer, planned.hindrance)
         else:
             self.rib.set_rules(key, planned.rules)
-            self._advertise(peer)
+            self._announcer.advertise(peer)
 
     async def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
         """Ask the kernel which address it would use towards each peer.
@@ -236,11 +234,11 @@ class Routing:
             if peer.silent_until is not None and now >= peer.silent_until:
                 self._welcome_back(peer)
             self._act(peer, peer.retention.handle(RestartEvent.TIMER, now))
-            self._ask_again(peer, now)
+            self._announcer.ask_again(peer, now)
         if self._kernel_changed:
             await self._follow_kernel_changes()
         await self._decide()
-        if self.plan is not None and not self._is_released and not self.is_deferring:
+        if self.plan is not None and not self._announcer.is_complete and not self.is_deferring:
             await self._end_deferral()
         if now >= self._resync_at:
             self._resync_at = now + RESYNC_INTERVAL_S
@@ -255,7 +253,7 @@ class Routing:
                 return
             changed = self.rib.decide(DECISIONS_AT_A_TIME)
             self.forwarding.install(changed)
-            self._pass_on(changed.keys())
+            self._announcer.pass_on(self.peers.values(), changed.keys())
             await asyncio.sleep(0)
 
     async def _write(self) -> None:
@@ -282,11 +280,11 @@ class Routing:
 
     async def _end_deferral(self) -> None:
         log.info("restart.complete", prefixes=len(self.rib.chosen()))
-        self._is_released = True
+        self._announcer.is_complete = True
         await self.fib.release()
         for peer in self.peers.values():
-            self._advertise(peer)
-            self._finish_rib(peer)
+            self._announcer.advertise(peer)
+            self._announcer.finish(peer)
 
     # What the speaker says
 
@@ -331,8 +329,8 @@ class Routing:
             self._act(peer, peer.retention.handle(RestartEvent.SESSION_UP, now))
         if self.deferral is not None:
             self.deferral.session_up(event.peer, event.families, sends_end_of_rib=offer is not None, now=now)
-        self._advertise(peer)
-        self._finish_rib(peer)
+        self._announcer.advertise(peer)
+        self._announcer.finish(peer)
 
     def _welcome_back(self, peer: Peer) -> None:
         """Have a peer whose routes were kept be back, now that it has spoken, or stayed."""
@@ -409,66 +407,6 @@ class Routing:
                     gone = frozenset(Family) - retention.kept_families
                     self.rib.mark_stale(key, gone)
                     self.rib.sweep(key, gone)
-
-    # What we say
-
-    def _advertiser(self, peer: Peer) -> Advertiser:
-        passes_on = self.plan is not None and self.plan.node.is_transit and not self.is_deferring
-        return Advertiser(peer.planned, passes_on=passes_on)
-
-    def _advertise(self, peer: Peer) -> None:
-        """Bring the Adj-RIB-Out of an established session to what it should be."""
-        if peer.established is None:
-            return
-        wanted = self._advertiser(peer).adj_rib_out(self.own_prefixes, self.rib.chosen())
-        for prefix in peer.announced.keys() - wanted.keys():
-            self._say(peer, prefix, None)
-        for prefix, attributes in wanted.items():
-            self._say(peer, prefix, attributes)
-
-    def _pass_on(self, prefixes: Collection[Prefix]) -> None:
-        """Tell the peers of a transit node about changed choices."""
-        if self.plan is None or not self.plan.node.is_transit or self.is_deferring:
-            return
-        chosen = self.rib.chosen()
-        for peer in self.peers.values():
-            if peer.established is None:
-                continue
-            advertiser = self._advertiser(peer)
-            for prefix in prefixes:
-                choice = chosen.get(prefix)
-                self._say(peer, prefix, advertiser.learned(prefix, choice.best) if choice else None)
-
-    def _say(self, peer: Peer, prefix: Prefix, attributes: Attributes | None) -> None:
-        if peer.established is None or prefix.family not in peer.established.families:
-            return
-        key = peer.planned.session.peer
-        if attributes is None:
-            if peer.announced.pop(prefix, None) is not None:
-                self.speaker.withdraw(key, prefix)
-        elif peer.announced.get(prefix) != attributes:
-            peer.announced[prefix] = attributes
-            self.speaker.announce(key, prefix, attributes)
-
-    def _finish_rib(self, peer: Peer) -> None:
-        """Send End-of-RIB: at once, or for a transit node when it has heard its own peers (RFC 4724 section 4.1)."""
-        if peer.established is None or (self.plan and self.plan.node.is_transit and self.is_deferring):
-            return
-        for family in sorted(peer.owes_end_of_rib):
-            self.speaker.end_of_rib(peer.planned.session.peer, family)
-        peer.owes_end_of_rib.clear()
-
-    def _ask_again(self, peer: Peer, now: float) -> None:
-        """Have a peer that once exceeded its maximum say everything again, now that there is room."""
-        key = peer.planned.session.peer
-        entry = self.rib.peers().get(key)
-        if peer.established is None or entry is None or now < peer.ask_again_at:
-            return
-        for family in peer.established.families:
-            if entry.overflow[family] and entry.fresh[family] < entry.rules.max_prefixes:
-                entry.overflow[family] = 0
-                peer.ask_again_at = now + ASK_AGAIN_INTERVAL_S
-                self.speaker.refresh(key, family)
 
     # What the kernel says
 
