@@ -191,11 +191,7 @@ class Chain:
     policies: tuple[PolicyRef, ...]  # that select the pod and speak about the direction
     rules: tuple[Rule, ...]
     otherwise: Target
-
-    @property
-    def sets(self) -> tuple[SetRef, ...]:
-        """The sets that its rules look into, without repetition."""
-        return tuple(dict.fromkeys(each for rule in self.rules for clause in rule.clauses for each in clause.sets))
+    sets: tuple[SetRef, ...]  # that its rules look into, without repetition
 
 
 def make_chain(
@@ -211,7 +207,8 @@ def make_chain(
     digit = "4" if family is Family.IPV4 else "6"
     place = tier.label.lower().replace("networkpolicy", "policy")
     name = f"{direction}{digit}_{place}_{content_hash(chr(10).join(texts))}"
-    return Chain(name, family, direction, tier, tuple(rules_by_policy), rules, otherwise)
+    sets = dict.fromkeys(each for rule in rules for clause in rule.clauses for each in clause.sets)
+    return Chain(name, family, direction, tier, tuple(rules_by_policy), rules, otherwise, tuple(sets))
 
 
 @dataclass(frozen=True, slots=True)

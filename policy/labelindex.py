@@ -238,7 +238,7 @@ class LabelIndex:
     # Selections
 
     def watch(self, selection: Selection, members: MemberSet) -> None:
-        """Fill a set with a selection's pods, and keep it so."""
+        """Fill an empty set with a selection's pods, and keep it so."""
         pods = self._pod_selector(selection.pods)
         if selection.namespaces is None:
             pods.by_space.setdefault(str(selection.namespace), []).append(members)
@@ -248,8 +248,7 @@ class LabelIndex:
             pods.by_selector.setdefault(spaces, []).append(members)
         for group in self._groups_of(selection):
             group.sets += (members,)
-            for addresses in group.members.values():
-                members.add(addresses, group.ports)
+            members.fill(group.members.values(), group.ports)
 
     def unwatch(self, selection: Selection, members: MemberSet) -> None:
         """Let go of a set. What is in it stays in it."""

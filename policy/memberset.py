@@ -62,6 +62,15 @@ class MemberSet:
                 del self.counts[element]
                 self._changed(element, was_in=True)
 
+    def fill(self, pods: Iterable[Iterable[bytes]], ports: Iterable[NamedPort]) -> None:
+        """Count in many pods with the same ports, into a set that nobody has been told of yet: nothing is noted."""
+        counts = self.counts
+        for addresses in pods:
+            # Spelt out for the plain case: thousands of pods join a new set while somebody waits.
+            for element in addresses if self._port_name is None else self._elements(addresses, ports):
+                if isinstance(element, tuple) or len(element) == self._width:
+                    counts[element] = counts.get(element, 0) + 1
+
     def _changed(self, element: Element, *, was_in: bool) -> None:
         if not self._journal:
             self._dirty.add(self)

@@ -125,13 +125,11 @@ class SetTable:
             case NamedPorts():
                 self._of_local_pods[ref] = members
                 for pod in self._local_pods.values():
-                    members.add(pod.addresses, pod.ports)
+                    members.fill((pod.addresses,), pod.ports)
             case Selector():
                 self._of_nodes[ref] = members
-                for node in self.nodes.values():
-                    if definition.matches(node.labels):
-                        members.add(node.addresses)
-        members.drain()  # a new set is announced whole
+                matching = (node.addresses for node in self.nodes.values() if definition.matches(node.labels))
+                members.fill(matching, ())
         self._live[ref] = members
         self._names[members] = ref.name
         self.members[ref.name] = cast("Collection[Element]", members.counts.keys())

@@ -6,6 +6,7 @@ Slow and plain on purpose, written from the API's own words, to hold the engine 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from ipaddress import ip_address, ip_network
 
 from policy.compiler import Update
@@ -130,6 +131,7 @@ def _in_ranges(node: Node, address: bytes) -> bool:
     return any(_in_block(str(block), address) for block in node.pod_cidrs)
 
 
+@cache
 def _in_block(block: str, address: bytes) -> bool:
     network, value = ip_network(block), ip_address(address)
     return network.version == value.version and value in network

@@ -143,6 +143,15 @@ def test_named_ports_are_each_pods_own(index: LabelIndex) -> None:
     assert set(members.counts) == {(A1, 6, 8081), (A2, 6, 80)}
 
 
+def test_labels_that_nobody_has_any_more_are_forgotten(index: LabelIndex, watch: Watch) -> None:
+    watch(in_namespaces(EVERYTHING, app="api"))
+    for n in range(3):
+        index.put_pod(pod("a", A1, app="api", build=str(n)))
+    index.remove_pod("shop/a")
+    assert not index._label_sets
+    assert [each.label_sets for each in index._pod_selectors.values()] == [set()]
+
+
 def test_deleting_what_is_not_there_is_nothing(index: LabelIndex) -> None:
     index.remove_pod("shop/none")
     index.remove_namespace("none")
@@ -163,7 +172,7 @@ class Watched:
                 members = MemberSet(4, set())
                 self.index.watch(step, members)
                 self.sets.append((step, members))
-                self.mirrors[members] = set()
+                self.mirrors[members] = set(members.counts)
             case int():
                 if step < len(self.sets):
                     self.index.unwatch(*self.sets.pop(step))
@@ -193,6 +202,18 @@ class Watched:
             self.mirrors[members] = mirror - removed | added
             assert self.mirrors[members] == set(members.counts)
 
+    def check_nothing_is_left_behind(self) -> None:
+        index = self.index
+        alive = set(index._label_sets.values())
+        for selector in index._pod_selectors.values():
+            assert selector.label_sets <= alive
+        for label_set in alive:
+            assert set(label_set.selectors) <= set(index._pod_selectors.values())
+            assert label_set.groups
+        for space in index._spaces.values():
+            assert space.selectors <= set(index._space_selectors.values())
+            assert all(group.members for group in space.groups.values())
+
     def clear(self) -> None:
         for selection, members in self.sets:
             self.index.unwatch(selection, members)
@@ -221,6 +242,7 @@ def test_after_every_step_each_watched_set_has_exactly_its_pods(
     for step in steps:
         watched.step(step)
         watched.check()
+        watched.check_nothing_is_left_behind()
     watched.clear()
     index = watched.index
     assert not index._pods
