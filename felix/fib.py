@@ -76,7 +76,7 @@ class Fib:
     ) -> None:
         self.guard = guard or MassDeleteGuard(started=clock())
         self.repaired = 0
-        """How many routes were found missing or changed in the kernel, by whomever."""
+        """How many routes went from the kernel or were changed there without our doing."""
         self._table = table
         self._clock = clock
         self._groups = Groups(table)
@@ -85,9 +85,7 @@ class Fib:
         self._errors: dict[Prefix, RouteError] = {}
         self._conflicts: _Prefixes = set()  # refused with EEXIST, and looked up since: not ours
         self._doubtful: _Prefixes = set()  # changed by someone: gone, or no longer as we wrote them
-        self._overtaken: _Prefixes = (
-            set()
-        )  # changed by someone since the last dump or write began, which knows nothing of it
+        self._overtaken: _Prefixes = set()  # changed by someone after the last dump or write began: it knows nothing
         self._is_deferring = False
         self._adopted: _Prefixes = set()  # not to be touched before `release`
         self._claims: dict[Prefix, Route] = {}  # what was set for them meanwhile
@@ -116,7 +114,8 @@ class Fib:
         """Give every route whose next hops should be `old` the next hops `new`, in the kernel before this returns.
 
         Takes one write for each group of `old`, usually one, however many routes there are. Both are sorted and
-        not empty. What else it may need, such as routes that were lost with their group, is left to `apply`.
+        not empty. Moves happen one after another: once `old` has become `new`, a move of `new` takes it along. What
+        else is needed, such as routes that were lost with their group, is left to `apply`.
         """
         if not self._is_deferring:
             self._forget_routes_of(await self._groups.move(old, new))
@@ -231,8 +230,9 @@ class Fib:
         return self._table.has_nexthop_objects
 
     async def installed(self) -> list[InstalledRoute]:
-        """Return every route that should be or is, sorted. Asks the kernel for routes of others. Raises OSError."""
-        destinations = sorted(self._routes.desired.keys() | self._routes.actual.keys())
+        """Return every route that should be or is, IPv4 first. Asks the kernel for routes of others. Raises OSError."""
+        everything = self._routes.desired.keys() | self._routes.actual.keys()
+        destinations = sorted(everything, key=lambda each: (each.family, each))
         rivals = await self._table.rivals(set(destinations))
         return [
             self._describe(destination, rivals.get(destination))
@@ -307,7 +307,7 @@ class Fib:
                 await self._resync()
             elif due is _Due.GROUPS:
                 self._forget_routes_of(await self._groups.check())
-        except OSError:
+        except BaseException:  # cancelled, too: what was due is due still
             self._look_up(due)
             raise
 

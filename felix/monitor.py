@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import socket
-import struct
-import sys
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from felix import nexthops, routemessages
 from felix.links import DELADDR, DELLINK, NEWADDR, NEWLINK, Link, interface_of_address, links, parse_link
-from felix.netlink import SOL_NETLINK, Message, in_turns, messages, open_socket
+from felix.netlink import SOL_NETLINK, Message, in_turns, leave_out, messages, open_socket, readable
 from felix.nexthops import DELNEXTHOP, NEWNEXTHOP
 from felix.route import METRIC, PROTOCOL
 from felix.routemessages import CLONED, DELROUTE, MAIN_TABLE, NEWROUTE, KernelRoute
@@ -34,9 +31,6 @@ _NEXTHOP_GROUP: Final = 32  # RTNLGRP_NEXTHOP, since Linux 5.3
 _RECEIVE_BUFFER: Final = 8 * 1024 * 1024  # 100,000 notifications
 _RECEIVE_BYTES: Final = 64 * 1024
 _BATCH: Final = 4096  # much at a time: whoever hears of many changes may look at everything once
-
-_SO_ATTACH_FILTER: Final = 26
-_FPROG: Final = struct.Struct("@HP")  # sock_fprog: number of instructions, their address
 
 _LOCAL_TABLE: Final = 255
 _ADDRESS_KINDS: Final = range(2, 6)  # RTN_LOCAL, _BROADCAST, _ANYCAST, _MULTICAST: they come and go with addresses
@@ -115,7 +109,7 @@ class Monitor:
         """Yield news for ever, first of every link there is. Raises OSError only if no socket can be opened."""
         yield await self._compare_links()
         while True:
-            await self._readable()
+            await readable(self._socket)
             taken, lost = self._take()
             if lost:
                 await self._empty()
@@ -125,7 +119,7 @@ class Monitor:
 
     def _listen(self) -> socket.socket:
         netlink = open_socket(self._receive_buffer)
-        _leave_out(netlink, self._own_port)
+        leave_out(netlink, self._own_port)
         netlink.bind((0, 0))
         for group in _GROUPS:
             netlink.setsockopt(SOL_NETLINK, _ADD_MEMBERSHIP, group)
@@ -140,15 +134,6 @@ class Monitor:
         return changed + [
             _told(link._replace(is_up=False)) for number, link in known.items() if number not in self._links
         ]
-
-    async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        loop.add_reader(self._socket, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_reader(self._socket)
 
     async def _empty(self) -> None:
         """Throw away what has come in: until then the kernel goes on dropping news, and does not say so again."""
@@ -197,23 +182,6 @@ class Monitor:
         else:
             self._links[link.interface] = link
         return {link.interface: _told(link)}
-
-
-def _leave_out(netlink: socket.socket, port: int) -> None:
-    """Attach a classic BPF program that drops messages whose nlmsg_pid is `port`."""
-    # BPF loads words in network byte order, nlmsghdr is in the machine's.
-    expected = int.from_bytes(port.to_bytes(4, sys.byteorder), "big")
-    program = b"".join(
-        struct.pack("=HBBI", *instruction)
-        for instruction in (
-            (0x20, 0, 0, 12),  # load the word at 12: nlmsg_pid
-            (0x15, 0, 1, expected),  # if it is ours, go on, else skip one
-            (0x06, 0, 0, 0),  # drop
-            (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
-        )
-    )
-    buffer = ctypes.create_string_buffer(program)
-    netlink.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FPROG.pack(len(program) // 8, ctypes.addressof(buffer)))
 
 
 def _told(link: Link) -> LinkChanged:

@@ -421,6 +421,19 @@ async def test_a_dump_that_fails_is_taken_by_the_next_apply(fib: Fib, table: Fak
     assert table.next_hops() == {prefix(family, 1): ()}
 
 
+async def test_a_dump_that_is_cancelled_is_taken_by_the_next_apply(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    await set_all(fib, route(family, 1))
+    table.routes.clear()
+    looking = asyncio.create_task(fib.resync())
+    await asyncio.sleep(0)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    await fib.apply()
+    assert table.next_hops() == {prefix(family, 1): ()}
+
+
 async def test_a_foreign_route_with_our_metric_is_a_conflict_until_it_goes(
     fib: Fib, table: FakeRouteTable, family: Family
 ) -> None:
@@ -596,6 +609,15 @@ async def test_installed_routes_say_how_they_stand(
     assert "Network is down" in four.reason
     assert (five.state, five.next_hops, five.since) == (State.IN_KERNEL, hops(family, 1), 2000.0)
     assert (six.state, six.reason) == (State.PENDING, "")
+
+
+async def test_installed_routes_are_sorted_by_family_then_address(fib: Fib) -> None:
+    routes = [route(Family.IPV6, 1, 1), route(Family.IPV4, 2, 1), route(Family.IPV4, 1), route(Family.IPV6, 0)]
+    await set_all(fib, *routes)
+    assert [line.destination for line in await fib.installed()] == [
+        *(prefix(Family.IPV4, i) for i in (1, 2)),
+        *(prefix(Family.IPV6, i) for i in (0, 1)),
+    ]
 
 
 async def test_leftovers_are_told_from_claimed_routes(fib: Fib, table: FakeRouteTable, family: Family) -> None:
