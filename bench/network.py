@@ -16,6 +16,7 @@ import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Final, Self
 
 from inet.prefix import Family, IPAddress
@@ -89,6 +90,10 @@ class Network:
         for namespace in (self.node, *self.routers):
             run("ip", "netns", "add", namespace)
             run("ip", "-n", namespace, "link", "set", "lo", "up")
+        with entered(self.node):
+            for scope in ("all", "default"):
+                # The kernel's own default, which a new namespace has only where the host kept it.
+                Path(f"/proc/sys/net/ipv4/conf/{scope}/ignore_routes_with_linkdown").write_text("0", encoding="ascii")
         for cable, router in enumerate(self.routers, 1):
             # Unlike numbers at both ends: with equal ones the kernel tells a lost carrier up to a second late.
             command = f"link add eth{cable} index {10 + cable} type veth peer name eth0 index 50 netns {router}"
