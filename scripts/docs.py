@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docs_cli import commands_page, lab_page
+
 from agent.objects.kinds import KINDS, Kind
 from agent.objects.label_selector import LabelSelector
 from agent.objects.scalars import NOUN
@@ -26,7 +28,8 @@ Schema = Mapping[str, Any]
 def pages() -> dict[str, str]:
     """Return every page by file name."""
     kinds = {f"{kind.name}.md": kind_page(kind) for kind in KINDS.values() if kind.model}
-    return {"index.md": index_page(), "LabelSelector.md": label_selector_page()} | kinds
+    others = {"LabelSelector.md": label_selector_page(), "commands.md": commands_page(), "lab-file.md": lab_page()}
+    return {"index.md": index_page()} | others | kinds
 
 
 def index_page() -> str:
@@ -46,6 +49,8 @@ the field and the line; the last good version of the object stays in force.
 
 {sections}
 Wherever nodes are chosen: [label selector](LabelSelector.md).
+
+Besides: [commands](commands.md), [lab file](lab-file.md).
 """
 
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script that writes the pages, at work on a copy of them."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")  # as for a script that is run
     spec = importlib.util.spec_from_file_location("docs", ROOT / "scripts" / "docs.py")
     assert spec
     assert spec.loader
