@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
 
+from felix.netlink import attributes, dump
+from felix.nfnetlink import FAMILY_HEADER, NETLINK_NETFILTER
 from felix.nft.elements import (
     PLAIN,
     ElementChange,
@@ -17,6 +20,7 @@ from felix.nft.elements import (
     Value,
     assemble,
     concatenate,
+    dump_request,
     key_text,
     requests,
 )
@@ -179,6 +183,18 @@ def added(elements: dict[Key, Value]) -> list[ElementChange]:
     return [ElementChange("it", key, is_added=True, value=value) for key, value in elements.items()]
 
 
+async def dumped() -> set[bytes]:
+    """Return the elements bit by bit, user data included, but for an end before everything that nft likes to add."""
+    end_flag = struct.pack("=HH", 8, 3) + struct.pack("!I", 1)
+
+    def parse(data: bytes, start: int, end: int) -> list[bytes]:
+        [elements] = [payload for kind, payload in attributes(data, start + FAMILY_HEADER.size, end) if kind == 3]
+        return [payload for _, payload in attributes(elements, 0, len(elements))]
+
+    parts = await dump(dump_request(TABLE, "it"), parse, NETLINK_NETFILTER)
+    return {each for part in parts for each in part if any(each[8 : -len(end_flag)]) or not each.endswith(end_flag)}
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 async def test_raw_elements_are_what_nft_would_have_written(
@@ -193,7 +209,7 @@ async def test_raw_elements_are_what_nft_would_have_written(
     elements = form.elements(family)
 
     assert await kernel_table.write(Batch(added(elements))) == []
-    raw = nft("list", "table", "inet", TABLE)
+    listing, bits = nft("list", "table", "inet", TABLE), await dumped()
     structure = await kernel_table.read()
     assert structure is not None
     assert await kernel_table.read_elements("it", structure.sets["it"]) == elements
@@ -202,7 +218,8 @@ async def test_raw_elements_are_what_nft_would_have_written(
     assert nft("list", "table", "inet", TABLE) == empty
 
     nft("add", "element", "inet", TABLE, "it", f"{{ {written(form.text, family)} }}")
-    assert nft("list", "table", "inet", TABLE) == raw
+    assert nft("list", "table", "inet", TABLE) == listing
+    assert await dumped() == bits
     assert await kernel_table.read_elements("it", structure.sets["it"]) == elements
 
 
@@ -238,6 +255,16 @@ async def test_more_elements_than_a_message_holds_are_one_transaction(
     assert await kernel_table.read_elements("it", structure.sets["it"]) == {}
     assert await kernel_table.write(Batch(added(many))) == []
     assert await kernel_table.read_elements("it", structure.sets["it"]) == many
+
+
+@pytest.mark.kernel
+async def test_a_transaction_may_be_larger_than_any_socket_buffer_is(kernel_table: KernelRuleTable) -> None:
+    await kernel_table.define(Definition(sets={"it": SetText("type ipv6_addr")}))
+    many = added({address(Family.IPV6, i): PLAIN for i in range(60_000)})
+    assert await kernel_table.write(Batch(many)) == []
+    structure = await kernel_table.read()
+    assert structure is not None
+    assert len(await kernel_table.read_elements("it", structure.sets["it"])) == len(many)
 
 
 def test_deletions_come_before_additions() -> None:

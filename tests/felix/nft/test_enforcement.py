@@ -230,6 +230,7 @@ async def test_only_new_texts_are_rehearsed_in_full(kept: Enforcement, fake: Fak
     assert len(rehearsed) == 2
     assert rehearsed[1].chains == {"forward": "", "from_pod": "", "db_in": "drop"}
     assert await kept.sync(changed) == Report(())
+    assert len(kept._chain_shapes) == len(changed.chains)  # nothing is remembered of what is gone
 
 
 async def test_calls_wait_for_each_other(fake: FakeRuleTable) -> None:

@@ -62,6 +62,13 @@ async def test_our_own_writes_are_not_heard_of(kept: Enforcement, listener: List
     await listener.silent_until_mark(nft)
 
 
+async def test_our_own_elements_do_not_even_wake_us(kept: Enforcement, listener: Listener) -> None:
+    assert list(listener.monitor._drain()) == []  # of the first sync's structure
+    await kept.change(Change(elements=[ElementChange("s", bytes([10, 0, 0, i]), is_added=True) for i in range(2, 50)]))
+    with pytest.raises(BlockingIOError):
+        listener.monitor._socket.recv(4096)
+
+
 @pytest.mark.parametrize(
     "command",
     [
