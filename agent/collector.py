@@ -54,6 +54,21 @@ class StateCollector(Collector):
             ("tortie_object_problems", "Objects or fields that are not in force as written.", len(status.problems)),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        policy = status.policy
+        for name, text, value in (
+            ("tortie_policy_in_kernel", "1 while the kernel has all of this node's policy.", policy.in_kernel),
+            ("tortie_policies", "NetworkPolicies and ClusterNetworkPolicies in the cluster.", policy.policies),
+            ("tortie_policy_pods", "Pods of this node with policy in force.", policy.pods),
+            ("tortie_policy_chains", "Chains that pods of this node share.", policy.chains),
+            ("tortie_policy_sets", "Sets that those chains look into.", policy.sets),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
+        yield CounterMetricFamily(
+            "tortie_policy_repairs", "How often the table was found changed by others.", value=policy.repaired
+        )
+        yield CounterMetricFamily(
+            "tortie_policy_connections_cut", "Connections ended by a new deny.", value=policy.connections_cut
+        )
         yield CounterMetricFamily("tortie_speaker_restarts", "Restarts of the speaker.", value=status.speaker_restarts)
         yield CounterMetricFamily(
             "tortie_routes_repaired", "Routes found missing or changed.", value=status.routes_repaired

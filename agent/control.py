@@ -16,8 +16,9 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from agent.metrics import REGISTRY
+from agent.policy_cluster import QuestionError
 from agent.view import View
-from inet.prefix import Prefix
+from inet.prefix import Family, Prefix
 
 _encode = msgspec.json.Encoder().encode
 
@@ -43,6 +44,15 @@ def control_app(view: View) -> web.Application:
             return _json({"error": str(error)}, 400)
         return _json(await view.explain(prefix))
 
+    async def explain_policy(request: web.Request) -> web.Response:
+        asked = request.query
+        family = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}.get(asked.get("family", ""))
+        try:
+            story = await view.policy.explain(asked.get("from", ""), asked.get("to", ""), asked.get("port", ""), family)
+        except QuestionError as error:
+            return _json({"error": str(error)}, 400)
+        return _json(story)
+
     async def installed(_request: web.Request) -> web.Response:
         return _json(await view.installed())
 
@@ -55,6 +65,7 @@ def control_app(view: View) -> web.Application:
             web.get("/v1/routes/advertised", _answer(view.advertised)),
             web.get("/v1/routes/installed", installed),
             web.get("/v1/routes/explain", explain),
+            web.get("/v1/policy/explain", explain_policy),
         ]
     )
     return app

@@ -18,8 +18,11 @@ from agent.collector import StateCollector
 from agent.control import serve
 from agent.datastore import Batch, Datastore
 from agent.datastore.directory import DirectoryDatastore
+from agent.enforcement import NodePolicy
 from agent.objects.kinds import Keyed
 from agent.objects.model import Key
+from agent.objects.policy_objects import PolicyObject
+from agent.policy_kernel import open_policy_kernel
 from agent.routing import Routing
 from agent.translate import problem_of, translate
 from agent.view import View
@@ -28,6 +31,7 @@ from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
 from felix.fib import Fib
 from felix.monitor import Monitor
 from felix.netlinktable import open_route_table
+from felix.nft.library import LibraryError
 from felix.resolver import NetlinkResolver
 from felix.sysctl import prepare_for_routes
 
@@ -49,12 +53,14 @@ class Options:
 class Agent:
     """Takes objects over into routing. Everything it touches is handed in."""
 
-    def __init__(self, node: str, datastore: Datastore, routing: Routing, view: View) -> None:
+    def __init__(self, node: str, datastore: Datastore, routing: Routing, policy: NodePolicy, view: View) -> None:
         self._node = node
         self._datastore = datastore
         self._routing = routing
+        self._policy = policy
         self._view = view
-        self._objects: dict[Key, Keyed] = {}
+        self._objects: dict[Key, Keyed] = {}  # of routing
+        self._problems: list[str] = []  # of routing
         self._full_lists = 0
         self._speaker_started = False
 
@@ -64,6 +70,7 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._routing.run(), name="routing")
+                tasks.create_task(self._policy.run(), name="policy")
                 tasks.create_task(self._follow_objects(tasks), name="objects")
         finally:
             await self._datastore.stop()
@@ -75,18 +82,26 @@ class Agent:
 
     async def _follow_objects(self, tasks: asyncio.TaskGroup) -> None:
         async for batch in self._datastore.batches():
-            self._objects.update(batch.changed)
-            for key in batch.deleted:
-                self._objects.pop(key, None)
-            if batch.is_synced and await self._take_over(batch) and not self._speaker_started:
+            self._policy.take(batch)
+            if self._is_about_routing(batch) and await self._take_over(batch) and not self._speaker_started:
                 self._speaker_started = True
                 tasks.create_task(self._start_speaker(), name="speaker start")
+            self._tell([*map(str, batch.problems), *self._problems, *self._policy.problems])
+
+    def _is_about_routing(self, batch: Batch) -> bool:
+        """Take over what routing goes by; whether it has something to do."""
+        changed = {key: item for key, item in batch.changed.items() if not isinstance(item, PolicyObject)}
+        deleted = batch.deleted & self._objects.keys()
+        self._objects.update(changed)
+        for key in deleted:
+            del self._objects[key]
+        return batch.is_synced and bool(changed or deleted or batch.full_lists > self._full_lists)
 
     async def _take_over(self, batch: Batch) -> bool:
         """Have routing follow the objects; whether there is anything to route by."""
         metrics.OBJECT_CHANGES.inc()
         config, complaints = translate(self._objects.values())
-        problems = [*map(str, batch.problems), *map(str, map(problem_of, complaints))]
+        problems = list(map(str, map(problem_of, complaints)))
         node = config.nodes.get(self._node)
         if node is not None:
             plan = await self._routing.configure(config, node)
@@ -98,11 +113,14 @@ class Agent:
             problems.append(f"there is no Node object {self._node}: nothing is done until there is one")
         else:
             problems.append(f"Node {self._node} is gone: its last version stays in force")
+        self._problems = problems
+        return node is not None
+
+    def _tell(self, problems: list[str]) -> None:
         for problem in problems:
             if problem not in self._view.problems:
                 log.warning("object.problem", problem=problem)
         self._view.problems = problems
-        return node is not None
 
     async def _start_speaker(self) -> None:
         """Start speaking, now that there is something to say. What fails is tried again for ever."""
@@ -128,10 +146,19 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         await fib.adopt()
         routing = Routing(speaker, fib, resolver, monitor)
         datastore = DirectoryDatastore(options.config)
-        view = View(options.node, routing, datastore)
+        policy = _open_policy(options.node, stack, table.port)
+        view = View(options.node, routing, policy, datastore)
         metrics.REGISTRY.register(StateCollector(view))
         await stack.enter_async_context(serve(view, options.run_dir / "agent.sock", options.listen))
-        yield Agent(options.node, datastore, routing, view)
+        yield Agent(options.node, datastore, routing, policy, view)
+
+
+def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:
+    """Return the node's policy; where it cannot be enforced, one that says so as long as any is wanted."""
+    try:
+        return NodePolicy(node, stack.enter_context(open_policy_kernel(route_port)))
+    except (LibraryError, OSError) as error:
+        return NodePolicy(node, None, str(error))
 
 
 async def run(options: Options) -> None:

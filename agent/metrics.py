@@ -14,3 +14,9 @@ RECONCILE_SECONDS: Final = Histogram(
     registry=REGISTRY,
 )
 OBJECT_CHANGES: Final = Counter("tortie_object_changes", "Batches of changed objects taken over.", registry=REGISTRY)
+POLICY_WRITE_SECONDS: Final = Histogram(
+    "tortie_policy_write_seconds",
+    "Time to write a change of policy, or to compare and repair the whole table.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    registry=REGISTRY,
+)

@@ -99,6 +99,21 @@ class ConditionReport(msgspec.Struct, rename="camel", frozen=True):
     message: str
 
 
+class PolicyReport(msgspec.Struct, rename="camel", frozen=True):
+    """Policy on one node."""
+
+    wanted: bool  # there are pods or policies to enforce
+    in_kernel: bool
+    error: str  # why it is not in the kernel; "" when it is, or is not wanted
+    policies: int  # in the cluster
+    pods: int  # of this node, with policy in force
+    unlinked: int  # addresses of such pods to which no link leads
+    chains: int
+    sets: int
+    repaired: int  # how often the table was found changed by others
+    connections_cut: int
+
+
 class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     """One node in short."""
 
@@ -120,6 +135,7 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     speaker_running: bool
     speaker_restarts: int
     uptime_seconds: float
+    policy: PolicyReport
     conditions: list[ConditionReport]
     problems: list[str]
 

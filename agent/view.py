@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from agent import __version__
 from agent.datastore import Datastore
+from agent.enforcement import NodePolicy
 from agent.peers import Peer
 from agent.report import (
     AdvertisedRoute,
@@ -18,6 +19,7 @@ from agent.report import (
     FamilyCounts,
     InstalledRoute,
     PeerReport,
+    PolicyReport,
     StatusReport,
     timestamp,
 )
@@ -35,9 +37,10 @@ from inet.prefix import Family, Prefix
 class View:
     """Looks at one agent. `problems` are sentences about objects that are not in force as written."""
 
-    def __init__(self, node: str, routing: Routing, datastore: Datastore) -> None:
+    def __init__(self, node: str, routing: Routing, policy: NodePolicy, datastore: Datastore) -> None:
         self.node = node
         self.problems: list[str] = []
+        self.policy = policy
         self._routing = routing
         self._datastore = datastore
         self._started = time.time()
@@ -214,8 +217,24 @@ class View:
             speaker_running=health.running,
             speaker_restarts=health.restarts,
             uptime_seconds=time.time() - self._started,
+            policy=self._policy_report(),
             conditions=conditions,
             problems=list(self.problems),
+        )
+
+    def _policy_report(self) -> PolicyReport:
+        policy, ruleset = self.policy, self.policy.engine.ruleset
+        return PolicyReport(
+            wanted=policy.is_wanted,
+            in_kernel=policy.is_in_kernel,
+            error=policy.error,
+            policies=policy.count,
+            pods=len({endpoint.pod for endpoint in ruleset.endpoints.values()}),
+            unlinked=policy.unlinked,
+            chains=len(ruleset.chains),
+            sets=len(ruleset.sets),
+            repaired=policy.repaired,
+            connections_cut=policy.cut,
         )
 
     def conditions(self) -> list[ConditionReport]:
@@ -237,6 +256,8 @@ class View:
             return "NotSynced", f"the objects have not been read yet; {source.source}: {source.error or 'reading'}"
         if routing.plan is None:
             return "NodeMissing", f"there is no Node object {self.node}"
+        if self.policy.error:
+            return "PolicyNotEnforced", f"pods get nothing new: {self.policy.error}"
         if routing.peers and not health.running:
             return "SpeakerDown", health.last_error or "the BGP speaker is not running"
         wanted = [peer for peer in routing.peers.values() if not peer.planned.hindrance]

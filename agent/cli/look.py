@@ -27,6 +27,7 @@ from agent.report import (
     FamilyCounts,
     InstalledRoute,
     PeerReport,
+    PolicyReport,
     StatusReport,
 )
 
@@ -67,6 +68,8 @@ def _print_status(report: StatusReport) -> None:
         kernel += f", {report.routes_refused} refused"
     out.print(f"  routes     {kernel}; {report.prefixes_known} prefixes known")
     out.print(f"  pod CIDRs  {', '.join(report.pod_cidrs) or 'none'}")
+    if report.policy.wanted:
+        out.print(f"  policy     {_policy(report.policy)}")
     if report.restarting:
         waiting = ", ".join(report.waiting_for) or "the objects"
         out.print(f"  restart    routes of before are left untouched until these are heard: {waiting}")
@@ -78,6 +81,13 @@ def _print_status(report: StatusReport) -> None:
             out.print(f"  {condition.type}={condition.status}  {condition.reason}: {condition.message}")
     for problem in report.problems:
         out.print(Text(f"  problem    {problem}", "yellow"))
+
+
+def _policy(policy: PolicyReport) -> str:
+    words = f"{policy.pods} pods, {policy.policies} policies, {policy.chains} chains, {policy.sets} sets"
+    if policy.unlinked:
+        words += f"; no link leads to {policy.unlinked} addresses"
+    return f"{words}; in the kernel" if policy.in_kernel else f"{words}; NOT in the kernel: {policy.error}"
 
 
 def peers(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:

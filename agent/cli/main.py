@@ -69,8 +69,8 @@ def agent(
     name = node or socket.gethostname()
     if log_level not in logs.LEVELS:
         fail(f"--log-level {log_level!r}: one of {', '.join(logs.LEVELS)}")
-    logs.configure(log_level, node=name)
     options = daemon.Options(config, name, run_dir, _listen_address(listen))
+    logs.configure(log_level, node=name)
     try:
         asyncio.run(daemon.run(options))
     except exclusive.AlreadyRunningError as error:

@@ -11,6 +11,7 @@ import pytest
 from agent.cli.client import RefusedError, UnreachableError, ask
 from agent.control import serve
 from agent.datastore.fake import FakeDatastore
+from agent.enforcement import NodePolicy
 from agent.report import Explanation, InstalledRoute, PeerReport, StatusReport
 from agent.view import View
 from inet.prefix import Family
@@ -26,7 +27,9 @@ async def socket(tmp_path: Path) -> AsyncIterator[Path]:
         await world.hear(2, [world.cidr(2)])
         datastore = FakeDatastore()
         datastore.listed()
-        async with serve(View("n1", world.routing, datastore), tmp_path / "agent.sock", ("127.0.0.1", 0)):
+        async with serve(
+            View("n1", world.routing, NodePolicy("n1", None), datastore), tmp_path / "agent.sock", ("127.0.0.1", 0)
+        ):
             yield tmp_path / "agent.sock"
 
 
@@ -73,7 +76,9 @@ async def test_health_readiness_and_metrics_are_served(socket: Path) -> None:
 
 async def test_an_unready_node_answers_503_with_the_reason(tmp_path: Path) -> None:
     async with running(World(Family.IPV4)) as world:
-        async with serve(View("n1", world.routing, FakeDatastore()), tmp_path / "agent.sock", None):
+        async with serve(
+            View("n1", world.routing, NodePolicy("n1", None), FakeDatastore()), tmp_path / "agent.sock", None
+        ):
             assert await get(tmp_path / "agent.sock", "/readyz") == (
                 503,
                 "NotSynced: the objects have not been read yet; fake: reading\n",

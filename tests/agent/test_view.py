@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent.datastore.fake import FakeDatastore
+from agent.enforcement import NodePolicy
 from agent.view import View
 from bgp.speaker import SessionDown
 from felix.resolver import Resolution
@@ -22,7 +23,7 @@ def view_of(world: World, *, is_synced: bool = True) -> View:
     datastore = FakeDatastore()
     if is_synced:
         datastore.listed()
-    return View("n1", world.routing, datastore)
+    return View("n1", world.routing, NodePolicy("n1", None), datastore)
 
 
 async def started(world: World) -> View:
@@ -43,7 +44,7 @@ async def test_a_source_that_cannot_be_read_any_more_is_a_condition_and_no_reaso
     datastore = FakeDatastore()
     datastore.listed()
     datastore.fail("permission denied")
-    ready, unreadable = View("n1", world.routing, datastore).conditions()
+    ready, unreadable = View("n1", world.routing, NodePolicy("n1", None), datastore).conditions()
     assert ready.status == "True"
     assert unreadable.message == "fake: permission denied; what was read before stays in force"
 

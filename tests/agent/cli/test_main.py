@@ -22,6 +22,7 @@ from agent.report import (
     FamilyCounts,
     InstalledRoute,
     PeerReport,
+    PolicyReport,
     StatusReport,
 )
 
@@ -81,6 +82,18 @@ STATUS = StatusReport(
     speaker_running=True,
     speaker_restarts=1,
     uptime_seconds=5.0,
+    policy=PolicyReport(
+        wanted=True,
+        in_kernel=False,
+        error="the kernel refused it",
+        policies=3,
+        pods=2,
+        unlinked=1,
+        chains=4,
+        sets=5,
+        repaired=0,
+        connections_cut=0,
+    ),
     conditions=[ConditionReport("Ready", "False", "NoSession", "none")],
     problems=["BGPPeer x: spec.peerASN: 0 is not an AS number"],
 )

@@ -1,0 +1,324 @@
+"""The loop that keeps this node's policy in the kernel: objects and kernel events in, table and connections out.
+
+What the table should be is decided in `policy`, written in `felix`. Here one worker does the writing: what changes
+while it writes is gathered, so a burst of updates to one pod is one change. Whatever is refused, or done to the table
+by others, ends in a `sync` of the whole, which finds out what differs and writes only that.
+
+Nothing is touched before there is something to enforce: objects that speak of pods or policies, or a table that an
+agent before this one left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+import structlog
+
+from agent import metrics
+from agent.datastore import Batch
+from agent.objects.kinds import Keyed
+from agent.objects.model import Key
+from agent.objects.policy_objects import READERS, deletion_of, notices, update_of
+from agent.objects.problem import Problem
+from agent.policy_cluster import Place, PolicyCluster, parse_port
+from agent.policy_flows import denied, doubtful
+from agent.policy_kernel import PolicyKernel
+from agent.policy_quarantine import Quarantine
+from agent.policy_table import change_of, content_of
+from felix.nft.enforcement import Enforcement
+from felix.nft.table import Refusal
+from inet.prefix import Family
+from policy.compiler import Deleted, Engine, Update
+from policy.explain import Explanation
+from policy.ir import Delta
+from policy.objects import Node
+from policy.policies import CLUSTER_NETWORK_POLICY, NETWORK_POLICY, Policy
+
+RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
+"""Pauses between attempts to write what was refused."""
+
+AUDIT_INTERVAL_S: Final = 300.0
+"""How often the table is read back, whatever events say."""
+
+SECOND_LOOK_S: Final = 0.1
+"""A packet judged by the rules before may make its connection known so long after they are gone."""
+
+log = structlog.get_logger("policy")
+
+
+class NodePolicy:
+    """One node's policy. Without a kernel it enforces nothing and says why: that is `hindrance`."""
+
+    def __init__(
+        self, node: str, kernel: PolicyKernel | None, hindrance: str = "", *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.engine: Final = Engine(node)
+        self.repaired = 0  # how often the table was found changed by others
+        self.cut = 0  # connections
+        self._node = node
+        self._kernel = kernel
+        self._hindrance = hindrance
+        self._keeper = Enforcement(kernel.table) if kernel else None
+        self._now = now
+        self._quarantine = Quarantine()
+        self.objects: Final[dict[Key, Keyed]] = {}  # what policy is made of, for questions
+        self._notices: dict[Key, list[Problem]] = {}
+        self._has_node = False
+        self._is_synced = False  # the objects are all there
+        self._is_wanted = False
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._needs_sync = True
+        self._in_kernel = False
+        self._expects_difference = True  # the next sync is no repair
+        self._error = ""
+        self._failures = 0
+        self._retry_at: float | None = None
+        self._audit_at = now() + AUDIT_INTERVAL_S
+        self._links_stale = True
+        self._unmarked: frozenset[bytes] = frozenset()
+        self._gone: set[bytes] = set()  # addresses that pods of ours had, not looked at yet
+        self._second_look: frozenset[bytes] = frozenset()
+        self._second_look_at: float | None = None
+
+    # Objects
+
+    def take(self, batch: Batch) -> None:
+        """Take over what changed."""
+        for key, item in batch.changed.items():
+            update = update_of(item)
+            if update is not None:
+                self.objects[key] = item
+                self._is_wanted |= key.kind in READERS
+                self._notices.pop(key, None)
+                if found := notices([item]):
+                    self._notices[key] = found
+                self._apply(update)
+        for key in batch.deleted:
+            gone = deletion_of(key)
+            if gone is not None and (gone.kind, gone.name) != ("Node", self._node):  # its last version stays in force
+                self.objects.pop(key, None)
+                self._notices.pop(key, None)
+                self._apply(gone)
+        self._is_synced |= batch.is_synced
+        self.wake()
+
+    def _apply(self, update: Update) -> None:
+        if isinstance(update, Node):
+            self._has_node |= update.name == self._node
+        if isinstance(update, Policy | Deleted):
+            self._quarantine.hear(update)
+        self.engine.apply(update)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not enforced as written, for people."""
+        found = [problem for each in self._notices.values() for problem in each]
+        return [*map(str, sorted(found)), *self._quarantine.problems]
+
+    # State
+
+    @property
+    def count(self) -> int:
+        """How many policies there are, in the whole cluster."""
+        return sum(key.kind in {NETWORK_POLICY, CLUSTER_NETWORK_POLICY} for key in self.objects)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to enforce."""
+        return self._is_wanted
+
+    @property
+    def is_in_kernel(self) -> bool:
+        """Whether the kernel has the table as it should be, as far as anybody knows."""
+        return self._in_kernel
+
+    @property
+    def error(self) -> str:
+        """Why the table is not in the kernel; empty where it is, or where nothing is wanted."""
+        if not self._is_wanted or self._in_kernel:
+            return ""
+        return self._hindrance or self._error or "not written yet"
+
+    @property
+    def unlinked(self) -> int:
+        """How many addresses of pods of this node have no link that leads there."""
+        return len(self._unmarked)
+
+    async def explain(self, source: str, destination: str, port: str, family: Family | None) -> Explanation:
+        """Explain a packet: this node's part from what it enforces, another's as that would. Raises QuestionError."""
+        number, protocol = parse_port(port)
+        objects = list(self.objects.values())
+
+        def prepare() -> tuple[PolicyCluster, Place, Place]:
+            cluster = PolicyCluster(objects)
+            here, there = cluster.place(source), cluster.place(destination)
+            for node in {here.node, there.node} - {self._node, ""}:
+                cluster.engine(node)
+            return cluster, here, there
+
+        cluster, here, there = await asyncio.to_thread(prepare)
+        cluster.engines[self._node] = self.engine
+        return cluster.explain(here, there, number, protocol, family)
+
+    # Running
+
+    def wake(self) -> None:
+        """Something changed: have the worker look."""
+        self._idle.clear()
+        self._wake.set()
+
+    async def settled(self) -> None:
+        """Wait until the worker has nothing left to do but to wait."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Keep the table until cancelled."""
+        if self._kernel is None or self._keeper is None:
+            log.error("policy.unavailable", reason=self._hindrance)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_table(self._kernel), name="table events")
+            tasks.create_task(self._follow_links(self._kernel), name="pod links")
+            tasks.create_task(self._work(self._kernel, self._keeper), name="policy worker")
+
+    async def _follow_table(self, kernel: PolicyKernel) -> None:
+        async for event in kernel.table_events():
+            log.info("policy.table_event", what=str(event))
+            self._needs_sync = True
+            self.wake()
+
+    async def _follow_links(self, kernel: PolicyKernel) -> None:
+        async for _ in kernel.link_events():
+            self._links_stale = True
+            self.wake()
+
+    async def _work(self, kernel: PolicyKernel, keeper: Enforcement) -> None:
+        with contextlib.suppress(OSError):  # `sync` meets it again, and says so
+            if await kernel.table.read() is not None:
+                self._is_wanted = True
+        while True:
+            deadlines = (self._audit_at, self._retry_at, self._second_look_at)
+            delay = min(each for each in deadlines if each is not None) - self._now()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, delay)):
+                    await self._wake.wait()
+            self._wake.clear()
+            if self._is_wanted and self._is_synced and self._has_node:
+                await self._work_once(kernel, keeper)
+            if not self._wake.is_set():
+                self._idle.set()
+
+    async def _work_once(self, kernel: PolicyKernel, keeper: Enforcement) -> None:
+        now = self._now()
+        if now >= self._audit_at:
+            self._audit_at = now + AUDIT_INTERVAL_S
+            self._needs_sync = True
+            for policy in self._quarantine.release():
+                self.engine.apply(policy)
+        delta = self.engine.flush()
+        self._gone.update(address for address, (_, after) in delta.endpoints.items() if after is None)
+        if self._links_stale or any(after and not before for before, after in delta.endpoints.values()):
+            await self._mark_pods(kernel)
+        is_due = self._retry_at is None or now >= self._retry_at
+        if self._needs_sync and (is_due or delta):
+            await self._sync(kernel, keeper)
+        elif delta:
+            await self._change(kernel, keeper, delta)
+        if self._second_look_at is not None and now >= self._second_look_at:
+            again, self._second_look, self._second_look_at = self._second_look, frozenset(), None
+            await self._cut_denied(kernel, again)
+
+    async def _mark_pods(self, kernel: PolicyKernel) -> None:
+        self._links_stale = False
+        addresses = self.engine.ruleset.endpoints.keys()
+        try:
+            self._unmarked = frozenset(addresses - set(await kernel.mark_pods(addresses)))
+        except OSError as error:
+            self._links_stale = True
+            self._fail(f"pod links cannot be marked: {error.strerror or error}")
+
+    # Writing
+
+    async def _change(self, kernel: PolicyKernel, keeper: Enforcement, delta: Delta) -> None:
+        """Write a difference; what is refused is left to `_sync`."""
+        with metrics.POLICY_WRITE_SECONDS.time():
+            refusals = await keeper.change(change_of(delta))
+        if refusals:
+            log.warning("policy.change_refused", reasons=[str(each) for each in refusals[:3]])
+            self._needs_sync = self._expects_difference = True
+            self.wake()
+            return
+        self._quarantine.succeeded()
+        await self._look_twice(kernel, doubtful(self.engine.ruleset, delta))
+
+    async def _sync(self, kernel: PolicyKernel, keeper: Enforcement) -> None:
+        """Have the kernel hold the whole of it, whatever it holds now."""
+        self._needs_sync = False
+        content = content_of(self.engine.ruleset)
+        try:
+            with metrics.POLICY_WRITE_SECONDS.time():
+                report = await keeper.sync(content)
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return
+        if report.differences and not self._expects_difference:
+            self.repaired += 1
+            log.warning("policy.repaired", differences=[str(each) for each in report.differences[:5]])
+        if report.refusals:
+            self._expects_difference = True
+            self._refused(report.refusals)
+            return
+        self._in_kernel, self._error, self._failures, self._retry_at = True, "", 0, None
+        self._expects_difference = False
+        self._quarantine.succeeded()
+        if report.differences:
+            log.info("policy.written", chains=len(content.chains), sets=len(content.sets))
+            await self._look_twice(kernel, self.engine.ruleset.endpoints.keys())
+
+    def _refused(self, refusals: Sequence[Refusal]) -> None:
+        """Put those policies aside that the kernel named, or try again later."""
+        reason = "; ".join(str(each) for each in refusals[:3])
+        substitutes = self._quarantine.isolate(self.engine.ruleset, refusals)
+        for policy in substitutes:
+            self.engine.apply(policy)
+        self._fail(f"the kernel refused it: {reason}", delay_s=0.0 if substitutes else None)
+
+    def _fail(self, reason: str, delay_s: float | None = None) -> None:
+        if reason != self._error:
+            log.error("policy.refused", reason=reason)
+        self._in_kernel = False
+        self._needs_sync = True
+        self._error = reason
+        if delay_s is None:
+            delay_s = RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S) - 1)]
+            self._failures += 1
+        self._retry_at = self._now() + delay_s
+
+    # Connections
+
+    async def _look_twice(self, kernel: PolicyKernel, whose: Collection[bytes]) -> None:
+        """Look at the connections of some pods, and of those that are gone, now and shortly after."""
+        whose = frozenset((*whose, *self._gone))
+        self._gone.clear()
+        if whose:
+            self._second_look |= whose
+            self._second_look_at = self._second_look_at or self._now() + SECOND_LOOK_S
+            await self._cut_denied(kernel, whose)
+
+    async def _cut_denied(self, kernel: PolicyKernel, whose: Collection[bytes]) -> None:
+        """End the connections that the rules in force would not let begin."""
+        try:
+            flows = await kernel.flows(whose)
+            doomed = denied(self.engine.ruleset, flows, await kernel.own_addresses()) if flows else []
+            failures = await kernel.cut(doomed) if doomed else []
+        except OSError as error:
+            log.warning("policy.connections_unknown", reason=error.strerror or str(error))
+            return
+        if doomed:
+            self.cut += len(doomed) - len(failures)
+            log.info("policy.connections_cut", count=len(doomed), failed=len(failures))

@@ -1,0 +1,59 @@
+"""Which established connections a change of policy may have denied, and which it has. Pure.
+
+The kernel does not judge an established connection again. So whoever changed rules asks here whose connections to
+look at, and which of them the rules as they are now would not let begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from felix.conntrack import Flow
+from policy.evaluator import Packet, evaluate
+from policy.ir import Chain, Delta, MemberChange, NodeFacts, Outcome, Ruleset, Target
+from policy.policies import Action
+
+
+def doubtful(ruleset: Ruleset, delta: Delta) -> set[bytes]:
+    """Return the addresses of pods whose connections a delta may deny; `ruleset` is the one after it."""
+    found = {address for address, (before, after) in delta.endpoints.items() if before and after}
+    suspects = {name for name, chain in ruleset.chains.items() if _denies_more(chain, delta.members_changed)}
+    if suspects:
+        for address, endpoint in ruleset.endpoints.items():
+            if any(_reaches(ruleset, target, suspects) for target in endpoint.targets):
+                found.add(address)
+    return found
+
+
+def _denies_more(chain: Chain, changes: Mapping[str, MemberChange]) -> bool:
+    """Whether somebody is no longer let through, or is now among those who are not."""
+    for rule in chain.rules if changes else ():
+        for clause in rule.clauses:
+            for ref in clause.sets:
+                change = changes.get(ref.name)
+                if change is not None and (change.removed or rule.action is not Action.ACCEPT):
+                    return True
+    return False
+
+
+def _reaches(ruleset: Ruleset, target: Target, chains: set[str]) -> bool:
+    while not isinstance(target, Outcome):
+        if target in chains:
+            return True
+        target = ruleset.chains[target].otherwise
+    return False
+
+
+def denied(ruleset: Ruleset, flows: Iterable[Flow], own_addresses: Collection[bytes]) -> list[Flow]:
+    """Return the connections that could not begin now; `own_addresses` are all that the node itself has.
+
+    Those are more than its object says: a pod's gateway, an address of a name server that runs on every node.
+    """
+    facts = NodeFacts(tuple(sorted({*ruleset.facts.addresses, *own_addresses})), ruleset.facts.pod_cidrs)
+    ruleset = replace(ruleset, facts=facts)
+    return [
+        flow
+        for flow in flows
+        if evaluate(ruleset, Packet(flow.client, flow.server, flow.protocol, flow.port)).outcome is Outcome.DENY
+    ]

@@ -1,0 +1,103 @@
+"""The kernel as policy needs it: our table, news of it and of links, pod links to mark, connections to cut.
+
+One Protocol, so that enforcement can be tested with rules in memory; `open_policy_kernel` gives the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from felix import conntrack, monitor
+from felix.conntrack import Flow
+from felix.links import addresses as local_addresses
+from felix.netlink import Failure
+from felix.nft.kerneltable import KernelRuleTable
+from felix.nft.library import Library
+from felix.nft.monitor import Event as TableEvent
+from felix.nft.monitor import TableMonitor
+from felix.nft.table import RuleTable
+from felix.podinterfaces import LinkGroups, pod_links
+from policy.nftskeleton import POD_INTERFACE_GROUP
+
+
+class PolicyKernel(Protocol):
+    """What enforcement does to a network namespace, and hears of it."""
+
+    @property
+    def table(self) -> RuleTable:
+        """The table `inet tortie`."""
+
+    def table_events(self) -> AsyncIterator[TableEvent]:
+        """Tell, for ever, that someone else changed the table."""
+
+    def link_events(self) -> AsyncIterator[Sequence[object]]:
+        """Tell, for ever, that pod links may be others than they were."""
+
+    async def mark_pods(self, addresses: Collection[bytes]) -> Collection[bytes]:
+        """Put the links of pods, by packed address, into the interface group; return those that have one.
+
+        Raises OSError.
+        """
+
+    async def flows(self, addresses: Container[bytes]) -> list[Flow]:
+        """Return the connections to and from packed addresses. Raises OSError."""
+
+    async def own_addresses(self) -> Collection[bytes]:
+        """Return every packed address of the node itself. Raises OSError."""
+
+    async def cut(self, flows: Iterable[Flow]) -> list[Failure]:
+        """End connections; return those that go on. Raises OSError."""
+
+
+class _RealPolicyKernel:
+    def __init__(self, table: KernelRuleTable, news: TableMonitor, links: monitor.Monitor, groups: LinkGroups) -> None:
+        self.table: RuleTable = table
+        self._news = news
+        self._links = links
+        self._groups = groups
+
+    def table_events(self) -> AsyncIterator[TableEvent]:
+        return self._news.events()
+
+    async def link_events(self) -> AsyncIterator[Sequence[object]]:
+        async for events in self._links.batches():
+            if any(_is_about_pods(event) for event in events):
+                yield events
+
+    async def mark_pods(self, addresses: Collection[bytes]) -> Collection[bytes]:
+        links = await pod_links(addresses)
+        joined = {link for link in set(links.values()) if await self._groups.join(link, POD_INTERFACE_GROUP)}
+        return {address for address, link in links.items() if link in joined}
+
+    async def flows(self, addresses: Container[bytes]) -> list[Flow]:
+        return await conntrack.flows(addresses)
+
+    async def own_addresses(self) -> Collection[bytes]:
+        return {each.address.packed for each in await local_addresses()}
+
+    async def cut(self, flows: Iterable[Flow]) -> list[Failure]:
+        return await conntrack.delete(flows)
+
+
+def _is_about_pods(event: monitor.Event) -> bool:
+    if isinstance(event, monitor.ForeignRouteChanged):
+        return event.destination.is_host
+    return isinstance(event, monitor.LinkChanged | monitor.Overflow)
+
+
+@contextlib.contextmanager
+def open_policy_kernel(route_port: int) -> Iterator[PolicyKernel]:
+    """Open what policy needs of this network namespace; `route_port` is the port id of the socket of our routes.
+
+    Raises LibraryError where libnftables is missing or too old, OSError where sockets cannot be had.
+    """
+    library = Library()
+    with (
+        contextlib.closing(KernelRuleTable(library)) as table,
+        contextlib.closing(TableMonitor(table.port, table.writer)) as news,
+        contextlib.closing(monitor.Monitor(route_port)) as links,
+        contextlib.closing(LinkGroups()) as groups,
+    ):
+        yield _RealPolicyKernel(table, news, links, groups)
