@@ -13,7 +13,7 @@ perhaps beside unused new ones, until `sync` is asked again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain as concatenated
 from itertools import islice
@@ -35,10 +35,15 @@ class SetContent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that the table should hold. A chain's text is what stands between its braces."""
+    """Everything that the table should hold. A chain's text is what stands between its braces.
+
+    Where there is no table, the skeleton comes first: those chains and sets that are enough to let pods have nothing,
+    and are there in a moment, while the rest may take a good part of a second.
+    """
 
     chains: Mapping[str, str]
     sets: Mapping[str, SetContent]
+    skeleton: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class _Plan(NamedTuple):
     """How to get from one structure to another."""
 
     differences: list[Difference]
-    first: Definition | None  # what is new; or everything
+    first: Sequence[Definition]  # what is new; or everything
     unfilled: frozenset[str]  # sets that have no elements after that
     second: Definition | None = None  # what is in use and has other rules
     removal: Batch = Batch()  # what is too much
@@ -94,7 +99,7 @@ class Enforcement:
         async with self._lock:
             actual = await self._table.read()
             if actual is None:
-                plan = _Plan([Difference("table", "is missing")], _definition(content), frozenset(content.sets))
+                plan = _plan_from_nothing(content)
             else:
                 wanted = await self._rehearse(_definition(content))
                 if isinstance(wanted, list):
@@ -133,7 +138,9 @@ class Enforcement:
     async def _follow(self, plan: _Plan, content: Content, actual: Structure) -> Report:
         unused = (name for name in plan.unfilled if not content.sets[name].definition.is_map)
         additions = (_additions(name, content.sets[name].elements) for name in unused)
-        refusals = await self._table.define(plan.first) if plan.first else []
+        refusals: list[Refusal] = []
+        for definition in plan.first:
+            refusals = refusals or await self._table.define(definition)
         refusals = refusals or await self._fill(concatenated.from_iterable(additions))
         if plan.second:
             refusals = refusals or await self._table.define(plan.second)
@@ -141,13 +148,13 @@ class Enforcement:
             return Report(tuple(plan.differences), tuple(refusals))
         differences = list(plan.differences)
         elements: list[ElementChange] = []
-        for name, (definition, wanted) in content.sets.items():
+        for name, (text, wanted) in content.sets.items():
             if name not in plan.unfilled:
                 present = await self._table.read_elements(name, actual.sets[name])
                 if present != wanted:
                     elements += (found := list(_compare(name, wanted, present)))
                     differences.append(_difference(name, found))
-            elif definition.is_map:
+            elif text.is_map:
                 elements += _additions(name, wanted)
         refusals = await self._table.write(replace(plan.removal, elements=elements))
         return Report(tuple(differences), tuple(refusals))
@@ -163,6 +170,18 @@ class Enforcement:
 def _definition(content: Content | Change) -> Definition:
     """Return the structure of what is new."""
     return Definition(sets={name: each.definition for name, each in content.sets.items()}, chains=content.chains)
+
+
+def _plan_from_nothing(content: Content) -> _Plan:
+    whole = _definition(content)
+    skeleton, rest = (
+        Definition(
+            sets={name: text for name, text in whole.sets.items() if (name in content.skeleton) is is_first},
+            chains={name: text for name, text in whole.chains.items() if (name in content.skeleton) is is_first},
+        )
+        for is_first in (True, False)
+    )
+    return _Plan([Difference("table", "is missing")], [skeleton, rest], frozenset(content.sets))
 
 
 def _plan(content: Content, wanted: Structure, actual: Structure) -> _Plan:
@@ -191,7 +210,7 @@ def _plan(content: Content, wanted: Structure, actual: Structure) -> _Plan:
             chains_removed=list(actual.chains),
             sets_removed=[*sets.other, *sets.extra],
         )
-        return _Plan(differences, anew, frozenset((*sets.missing, *sets.other, *maps)) & content.sets.keys())
+        return _Plan(differences, [anew], frozenset((*sets.missing, *sets.other, *maps)) & content.sets.keys())
     first = Definition(
         sets={name: everything.sets[name] for name in sets.missing},
         chains={name: content.chains[name] for name in chains.missing},
@@ -203,7 +222,7 @@ def _plan(content: Content, wanted: Structure, actual: Structure) -> _Plan:
     )
     return _Plan(
         differences,
-        first if chains.missing or sets.missing or wanted.flags != actual.flags else None,
+        [first] if chains.missing or sets.missing or wanted.flags != actual.flags else [],
         frozenset(sets.missing),
         second if chains.other else None,
         Batch(chains_removed=tuple(chains.extra), sets_removed=tuple(sets.extra)),

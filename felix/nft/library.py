@@ -21,6 +21,9 @@ LIBRARY: Final = "libnftables.so.1"
 _NEWEST_NEEDED: Final = "nft_ctx_set_optimize"  # came with 1.0.2, and has no other use here
 _OLDEST: Final = "1.0.2"
 
+_LARGE: Final = 64 * 1024
+_RETURN_MEMORY: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others do so unasked
+
 _LOCK: Final = threading.Lock()  # the library has state that its contexts share
 
 _ERROR: Final = re.compile(r"^[^:]*:(\d+):\d+-\d+: Error: (?:Could not process rule: )?(.*)$")
@@ -71,7 +74,10 @@ class Library:
             file.write(text.encode())
             file.flush()
             with _LOCK:
-                return self._run(f"/proc/self/fd/{file.fileno()}", is_dry)
+                errors = self._run(f"/proc/self/fd/{file.fileno()}", is_dry)
+        if len(text) > _LARGE and _RETURN_MEMORY:
+            _RETURN_MEMORY(0)  # 1,000 chains take 30 MB, which glibc would keep for another time
+        return errors
 
     def _run(self, path: str, is_dry: bool) -> list[TextError]:
         with open_socket(0, NETLINK_NETFILTER):

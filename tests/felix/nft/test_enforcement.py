@@ -40,6 +40,7 @@ CONTENT = Content(
             SetText("type ipv4_addr . inet_proto . inet_service"), {concatenate(A, b"\6", b"\0\x50"): PLAIN}
         ),
     },
+    skeleton={"forward", "from_pod", "from_pod4", "from_pod6"},
 )
 
 
@@ -52,9 +53,10 @@ def with_set(content: Content, name: str, each: SetContent) -> Content:
 
 
 def without(content: Content, name: str) -> Content:
-    return Content(
-        {key: text for key, text in content.chains.items() if key != name},
-        {key: each for key, each in content.sets.items() if key != name},
+    return replace(
+        content,
+        chains={key: text for key, text in content.chains.items() if key != name},
+        sets={key: each for key, each in content.sets.items() if key != name},
     )
 
 
@@ -85,15 +87,18 @@ def holds(fake: FakeRuleTable, content: Content) -> bool:
 # Order: what is new and unused first, what leads there last
 
 
-async def test_an_empty_kernel_gets_structure_then_sets_then_the_maps_that_lead_there(fake: FakeRuleTable) -> None:
+async def test_an_empty_kernel_is_closed_at_once_and_gets_the_maps_that_open_it_last(fake: FakeRuleTable) -> None:
     report = await Enforcement(fake).sync(CONTENT)
     assert report == Report((Difference("table", "is missing"),))
     assert holds(fake, CONTENT)
-    structure, sets, maps = fake.written
-    assert isinstance(structure, Definition)
+    skeleton, rest, sets, maps = fake.written
+    assert isinstance(skeleton, Definition)
+    assert {*skeleton.chains, *skeleton.sets} == {"forward", "from_pod", "from_pod4", "from_pod6"}
+    assert isinstance(rest, Definition)
+    assert {*rest.chains, *rest.sets} == {"db_in", "db4", "db6", "named4"}
     assert isinstance(sets, Batch)
-    assert isinstance(maps, Batch)
     assert {change.set for change in sets.elements} == {"db4", "db6", "named4"}
+    assert isinstance(maps, Batch)
     assert {change.set for change in maps.elements} == {"from_pod4", "from_pod6"}
 
 
