@@ -79,7 +79,7 @@ async def healthy(lab: Lab) -> None:
 
 
 async def pings(lab: Lab) -> None:
-    pods = [pod for node in lab.topology.nodes.values() for pod in node.pods]
+    pods = list(lab.topology.pods)
     for source in pods:
         for destination in pods:
             if source != destination:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.lab import fabric, processes, rootless
-from agent.lab.manifests import node_manifests
+from agent.lab.manifests import node_manifests, pod_manifests
 from agent.lab.namespaces import CommandError, existing, inside, run
 from agent.lab.plan import Cable, Plan, Port, Role, plan
 from agent.lab.processes import Process
@@ -67,6 +67,7 @@ class Lab:
         lab = cls(topology, State.create(root, topology, namespaces))
         lab.state.hosts.write_text(hosts(planned))
         (lab.state.config / "nodes.yaml").write_text(node_manifests(planned))
+        (lab.state.config / "pods.yaml").write_text(pod_manifests(planned))
         try:
             await fabric.build(planned)
             await _all(lab.start(name) for name in planned.machines)

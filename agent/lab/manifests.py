@@ -1,4 +1,4 @@
-"""Node objects of a plan, as Kubernetes would have them."""
+"""Node and Pod objects of a plan, as Kubernetes would have them."""
 
 from __future__ import annotations
 
@@ -29,3 +29,21 @@ def _nodes(plan: Plan) -> Iterator[dict[str, Any]]:
                 ]
             },
         }
+
+
+def pod_manifests(plan: Plan) -> str:
+    """Return one YAML document for each pod. Their namespaces are for the user to describe, if they have labels."""
+    return yaml.safe_dump_all(_pods(plan), sort_keys=False)
+
+
+def _pods(plan: Plan) -> Iterator[dict[str, Any]]:
+    for node_name, node in plan.nodes.items():
+        for pod in node.pods:
+            labels = pod.labels or {"app": pod.name}
+            yield {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": dict(labels)},
+                "spec": {"nodeName": node_name},
+                "status": {"phase": "Running", "podIPs": [{"ip": str(address)} for address in plan.hosts[pod.name]]},
+            }

@@ -176,7 +176,7 @@ class _Planner:
         node_routes: defaultdict[str, list[str]] = defaultdict(list)
         pod_addresses: dict[str, tuple[IPAddress, ...]] = {}
         for node_name, node in topology.nodes.items():
-            for index, pod in enumerate(node.pods):
+            for index, pod in enumerate(each.name for each in node.pods):
                 wired = tuple(_pod_addresses(node, index, topology))
                 veth = self._lay_pod(node_name, pod, wired)
                 pod_addresses[pod] = tuple(address for address, _ in wired)

@@ -145,6 +145,21 @@ class Router(_Model):
     """Lines for the end of the daemon's configuration, in its own words."""
 
 
+class Pod(_Model):
+    """A pod. Its name alone may stand for it."""
+
+    name: str
+    """Its name, unlike any other in the lab."""
+    namespace: str = "default"
+    """Namespace of its Pod object. A Namespace object with labels is one of the manifests."""
+    labels: dict[str, str] = {}
+    """Labels of its Pod object. By default app, with its name."""
+
+
+def _pod(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Node(_Model):
     """A node: pods behind it, and something that announces their addresses: the agent or a stand-in."""
 
@@ -152,8 +167,8 @@ class Node(_Model):
     """Labels of its Node object."""
     pod_cidrs: tuple[PrefixField, ...] = Field(default=(), alias="podCIDRs")
     """Its pods' addresses: the first of each is the gateway's, the next are the pods' in their order."""
-    pods: tuple[str, ...] = ()
-    """Names of pods, unlike any other name in the lab."""
+    pods: tuple[Annotated[Pod, BeforeValidator(_pod)], ...] = ()
+    """Pods, by name or with namespace and labels."""
     daemon: Literal["agent", "bird", "frr", "none"] = "agent"
     """What speaks BGP: the agent; a stand-in that announces the pod CIDRs and is no transit; or nothing."""
     asn: ASN | None = None
@@ -207,7 +222,7 @@ class Topology(_Model):
     @property
     def pods(self) -> Mapping[str, str]:
         """Pod name → node name."""
-        return {pod: name for name, node in self.nodes.items() for pod in node.pods}
+        return {pod.name: name for name, node in self.nodes.items() for pod in node.pods}
 
 
 def load(path: Path, *, name: str = "") -> Topology:
@@ -293,7 +308,7 @@ def _check_names(topology: Topology) -> Iterator[Problem]:
         *((name, ("routers", name)) for name in topology.routers),
         *((name, ("nodes", name)) for name in topology.nodes),
         *(
-            (pod, ("nodes", name, "pods", index))
+            (pod.name, ("nodes", name, "pods", index))
             for name, node in topology.nodes.items()
             for index, pod in enumerate(node.pods)
         ),

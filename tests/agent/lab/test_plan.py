@@ -10,7 +10,7 @@ import pytest
 
 from agent.lab.fabric import batches
 from agent.lab.lab import DAEMONS, hosts
-from agent.lab.manifests import node_manifests
+from agent.lab.manifests import node_manifests, pod_manifests
 from agent.lab.plan import INTERFACE_NAME_MAX, Plan, plan
 from agent.lab.topology import Topology, load, parse
 from inet.prefix import Family
@@ -40,6 +40,7 @@ def files_of(planned: Plan) -> Iterator[tuple[str, str]]:
     yield "sysctls", "\n".join(f"# {' '.join(names)}\n{text}" for text, names in alike.items())
     yield "hosts", hosts(planned)
     yield "nodes.yaml", node_manifests(planned)
+    yield "pods.yaml", pod_manifests(planned)
     for name, speaker in planned.speakers.items():
         daemon = DAEMONS[speaker.daemon](speaker, planned.machines[name].namespace, Path("/lab"))
         for file, text in daemon.render(speaker.announce).items():

@@ -185,3 +185,19 @@ def test_a_topology_outlives_its_json() -> None:
 def test_the_examples_are_good() -> None:
     examples = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
     assert [load(path).name for path in examples] == [path.stem for path in examples]
+
+
+def test_a_pod_is_a_name_or_has_a_namespace_and_labels_too() -> None:
+    topology = parse(
+        {
+            "name": "x",
+            "routers": {"r": {"daemon": "bird", "asn": 1}},
+            "nodes": {"n1": {"pods": ["a1", {"name": "db", "namespace": "shop", "labels": {"app": "db"}}]}},
+            "links": [["n1", "r"]],
+        }
+    )
+    assert [(pod.name, pod.namespace, pod.labels) for pod in topology.nodes["n1"].pods] == [
+        ("a1", "default", {}),
+        ("db", "shop", {"app": "db"}),
+    ]
+    assert topology.pods == {"a1": "n1", "db": "n1"}
