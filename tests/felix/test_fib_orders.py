@@ -150,7 +150,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     event(Story.change_route, DESTINATION),
     event(Story.delete_groups),
     event(Story.change_groups),
-    event(Story.fault, st.sampled_from([errno.ENOMEM, errno.EEXIST, errno.ENOENT, errno.EINVAL]), st.integers(1, 3)),
+    event(Story.fault, st.sampled_from([errno.ENOMEM, errno.EEXIST, errno.EBUSY, errno.EINVAL]), st.integers(1, 3)),
     event(Story.apply),
     event(Story.begin_apply),
     event(Story.turn),
