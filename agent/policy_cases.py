@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from agent.policy_packets import PacketError, run_packets
 from inet.prefix import Family
 from policy.fields import RefusedError
 from policy.verdicts import Case, Result, run
@@ -76,15 +77,31 @@ def has_expectations(cases: Iterable[Case]) -> bool:
     return any(probe.expect for case in cases for probe in case.probes)
 
 
-def results(cases: Iterable[Case], engine: str) -> Iterator[tuple[Case, list[Result]]]:
-    """Yield each case with what its probes got."""
-    return run(cases, engine)
+def results(cases: Iterable[Case], engine: str) -> Iterator[tuple[Case, list[Result], int]]:
+    """Yield each case with what its probes got, and how many could not be made. Raises CaseError."""
+    if engine != "kernel":
+        yield from ((case, found, 0) for case, found in run(cases, engine))
+        return
+    try:
+        for case, found, impossible in run_packets(cases):
+            yield case, found, len(impossible)
+    except PacketError as error:
+        raise CaseError(str(error)) from None
 
 
-def report(case: Case, found: Iterable[Result]) -> CaseReport:
+def answers(cases: Iterable[Case], engine: str) -> list[str]:
+    """Return allow or deny, one a probe, in order. Raises CaseError."""
+    got = []
+    for case, found, skipped in results(cases, engine):
+        if skipped:
+            raise CaseError(f"{case.name}: {skipped} probes cannot be sent: this kernel has no SCTP")
+        got += [each.got for each in found]
+    return got
+
+
+def report(case: Case, found: Sequence[Result], skipped: int) -> CaseReport:
     """Compare what was got with what was expected."""
-    found = list(found)
     differences = tuple(
         Difference(*each.probe[:4], each.probe.expect, each.got) for each in found if not each.is_expected
     )
-    return CaseReport(case.name, len(found), differences)
+    return CaseReport(case.name, len(found), differences, skipped)

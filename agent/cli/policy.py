@@ -62,22 +62,24 @@ def verdicts(
 
     Example: tortie policy verdicts cases.json --engine nft
     """
-    from agent.policy_cases import CaseError, has_expectations, read_cases, report, results  # noqa: PLC0415
+    from agent.policy_cases import CaseError, answers, has_expectations, read_cases, report, results  # noqa: PLC0415
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
         cases = read_cases(text, _family(family))
         if not has_expectations(cases):
-            print_json([each.got for _, found in results(cases, engine) for each in found])
+            print_json(answers(cases, engine))
             return
         reports = []
-        for case, found in results(cases, engine):
-            reports.append(report(case, found))
+        for case, found, skipped in results(cases, engine):
+            reports.append(report(case, found, skipped))
             if output is Format.TABLE:
                 _print_case(reports[-1])
     except (CaseError, OSError, UnicodeDecodeError) as error:
         fail(f"{file}: {error}" if not isinstance(error, OSError) else str(error))
     failed = sum(not each.has_passed for each in reports)
+    if skipped := sum(each.skipped for each in reports):
+        typer.echo(f"{skipped} probes skipped: this kernel has no sockets of their protocol (SCTP)", err=True)
     if output is Format.JSON:
         print_json({"passed": len(reports) - failed, "failed": failed, "cases": reports})
     else:

@@ -3,7 +3,7 @@
 ROOT/NAME/lab.json             the topology as it was, the namespaces
 ROOT/NAME/faults.json          cut cables and machines without power
 ROOT/NAME/hosts                names of everything
-ROOT/NAME/config/              what agents read: nodes.yaml, pods.yaml, and manifests/ (the user's directory is mounted there)
+ROOT/NAME/config/              what agents read: nodes.yaml, pods.yaml, manifests/ (the user's directory, mounted there)
 ROOT/NAME/machines/MACHINE/    configuration, sockets, logs and process ids of what runs there
 """
 

@@ -1,0 +1,84 @@
+"""Cases asked of a real kernel, with packets."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli.main import app
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+]
+
+EVERY_FAMILY = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+
+
+def case(policies: list[dict[str, Any]], asked: list[tuple[str, str, str]], **more: Any) -> dict[str, Any]:
+    return {
+        "name": "packets",
+        "nodes": [{"name": "n1", "ip": "172.18.0.1"}, {"name": "n2", "ip": "172.18.0.2"}],
+        "pods": [
+            {"ns": "x", "name": "a", "labels": {"app": "a"}, "ip": "10.1.0.1", "node": "n1"},
+            {"ns": "x", "name": "b", "labels": {"app": "b"}, "ip": "10.1.0.2", "node": "n1"},
+            {"ns": "x", "name": "c", "labels": {"app": "c"}, "ip": "10.2.0.1", "node": "n2"},
+        ],
+        "policies": policies,
+        "probes": [{"from": source, "to": to, "port": 80, "protocol": protocol} for source, to, protocol in asked],
+    } | more
+
+
+def policy(name: str, app_label: str, **spec: Any) -> dict[str, Any]:
+    selector = {"matchLabels": {"app": app_label}}
+    return {"metadata": {"name": name, "namespace": "x"}, "spec": {"podSelector": selector, **spec}}
+
+
+def answers(asked: dict[str, Any], family: str, engine: str = "kernel") -> list[str]:
+    words = ["policy", "verdicts", "-", "--engine", engine, "--family", family]
+    result = CliRunner().invoke(app, words, input=json.dumps(asked))
+    assert result.exit_code == 0, result.stderr
+    got: list[str] = json.loads(result.stdout)
+    return got
+
+
+@EVERY_FAMILY
+def test_packets_say_what_the_rules_say_on_one_node_across_two_and_to_and_from_outside(family: str) -> None:
+    only_a = policy("b-in", "b", ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}])
+    no_way_out = policy("c-out", "c", policyTypes=["Egress"], egress=[{"ports": [{"port": 80, "protocol": "UDP"}]}])
+    ends = [
+        *(("x/a", "x/b"), ("x/c", "x/b"), ("x/c", "x/a"), ("x/a", "x/c"), ("node:n1", "x/b"), ("node:n2", "x/b")),
+        *(("x/c", "node:n2"), ("x/c", "node:n1"), ("x/c", "ip:192.0.2.9")),
+        *(("ip:192.0.2.9", "x/b"), ("ip:192.0.2.9", "x/a")),
+    ]  # fmt: skip
+    asked = case([only_a, no_way_out], [(*each, protocol) for protocol in ("TCP", "UDP") for each in ends])
+    wanted = answers(asked, family, "ir")
+    assert {"allow", "deny"} == set(wanted)
+    assert answers(asked, family) == wanted
+
+
+def test_a_probe_asked_twice_is_answered_twice() -> None:
+    deny = policy("b-in", "b")
+    assert answers(case([deny], [("x/a", "x/b", "TCP")] * 2 + [("x/b", "x/a", "TCP")]), "ipv4") == [
+        "deny",
+        "deny",
+        "allow",
+    ]
+
+
+def test_states_of_one_cluster_follow_each_other(tmp_path: Path) -> None:
+    probe = {"from": "x/a", "to": "x/b", "port": 80, "protocol": "UDP"}
+    steps = [
+        case(policies, [], sequence="s", step=step, probes=[{**probe, "expect": expect}])
+        for step, (policies, expect) in enumerate([([], "allow"), ([policy("b-in", "b")], "deny"), ([], "allow")])
+    ]
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps({"cases": steps}))
+    result = CliRunner().invoke(app, ["policy", "verdicts", str(file), "--engine", "kernel"])
+    assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
+    assert not list(Path("/run/netns").glob(f"tpk{os.getpid()}-*"))
