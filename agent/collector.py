@@ -70,6 +70,8 @@ class StateCollector(Collector):
             "tortie_policy_connections_cut", "Connections ended by a new deny.", value=policy.connections_cut
         )
         yield CounterMetricFamily("tortie_speaker_restarts", "Restarts of the speaker.", value=status.speaker_restarts)
+        yield CounterMetricFamily("tortie_kernel_writes", "Changes of routes and groups.", value=status.kernel_writes)
+        yield CounterMetricFamily("tortie_kernel_refusals", "Routes the kernel refused.", value=status.kernel_refusals)
         yield CounterMetricFamily(
             "tortie_routes_repaired", "Routes found missing or changed.", value=status.routes_repaired
         )

@@ -128,6 +128,8 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     routes_installed: int
     routes_pending: int
     routes_refused: int
+    kernel_writes: int  # changes of routes and groups given to the kernel
+    kernel_refusals: int
     routes_repaired: int  # found missing or changed in the kernel, by whomever
     prefixes_known: int
     restarting: bool  # routes of before the restart are still untouched

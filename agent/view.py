@@ -210,6 +210,8 @@ class View:
             routes_installed=routing.fib.count,
             routes_pending=routing.fib.pending,
             routes_refused=len(routing.fib.errors),
+            kernel_writes=routing.fib.written,
+            kernel_refusals=routing.fib.refused,
             routes_repaired=routing.fib.repaired,
             prefixes_known=len(routing.rib.chosen()),
             restarting=routing.is_deferring,

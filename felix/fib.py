@@ -77,6 +77,9 @@ class Fib:
         self.guard = guard or MassDeleteGuard(started=clock())
         self.repaired = 0
         """How many routes went from the kernel or were changed there without our doing."""
+        self.refused = 0
+        """How many changes of routes the kernel refused."""
+        self._written = 0
         self._table = table
         self._clock = clock
         self._groups = Groups(table)
@@ -218,6 +221,11 @@ class Fib:
         """What is refused, and why."""
         errors = {prefix: error for prefix in self._routes.pending if (error := self._problem(prefix)) is not None}
         return errors | self._errors
+
+    @property
+    def written(self) -> int:
+        """How many changes of routes and groups were given to the kernel."""
+        return self._written + self._groups.written
 
     @property
     def count(self) -> int:
@@ -387,6 +395,8 @@ class Fib:
         losses = self._losses
         self._overtaken.clear()
         refusals = {refusal.position: refusal for refusal in await self._table.write(changes)}
+        self._written += len(changes)
+        self.refused += len(refusals)
         for position, (change, record) in enumerate(zip(changes, records, strict=True)):
             if change.destination in self._overtaken:
                 continue

@@ -41,6 +41,7 @@ class Groups:
     def __init__(self, table: RouteTable) -> None:
         self.blackhole = GroupRecord(None, (), BLACKHOLE)
         self.unknown = GroupRecord(None, (), UNKNOWN)
+        self.written = 0
         self._table = table
         self._contents: Delta[GroupRecord, tuple[NextHop, ...]] = Delta()
         self._by_wanted: defaultdict[Group, list[GroupRecord]] = defaultdict(list)
@@ -159,6 +160,7 @@ class Groups:
                 break
             changes = [self._change(record) for record in records]
             refusals: defaultdict[int, list[Refusal]] = defaultdict(list)
+            self.written += len(changes)
             for refusal in await self._table.write(changes):
                 refusals[refusal.position].append(refusal)
             for position, (record, change) in enumerate(zip(records, changes, strict=True)):

@@ -179,3 +179,5 @@ async def test_the_metrics_name_sessions_routes_and_reasons(world: World) -> Non
     assert f'origin="mesh/n3",peer="{world.host(3)}",reason="connecting"' in text
     assert f'family="{world.family.label}",origin="mesh/n2",peer="{world.host(2)}"}} 1.0' in text
     assert "tortie_ready 1.0" in text
+    assert "tortie_kernel_writes_total 3.0" in text  # our blackhole, a group, a route
+    assert "tortie_kernel_refusals_total 0.0" in text
