@@ -12,7 +12,7 @@ demo: setup ## two racks, real routers, real packets: see the product work
 	@$(BIN)/python scripts/demo.py
 
 test: setup ## every test this machine can run
-	@$(BIN)/python -m pytest --cov --cov-report=term
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --cov --cov-report=term
 
 lint: setup ## formatting, rules, types, import contracts, generated pages
 	@$(BIN)/ruff format --check .

@@ -157,7 +157,7 @@ def _target(line: Line, each: Measurement) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: version(name) for name in ("tortie", "exabgp", "pyroute2")}
+    found = {name: version(name) for name in ("tortie", "exabgp")}
     for name, command in {"BIRD": ["bird", "--version"], "GoBGP": ["gobgpd", "--version"], "ip": ["ip", "-V"]}.items():
         if shutil.which(command[0]) is not None:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
