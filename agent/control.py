@@ -53,6 +53,15 @@ def control_app(view: View) -> web.Application:
             return _json({"error": str(error)}, 400)
         return _json(story)
 
+    async def follow_drops(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        with view.drops.following() as queue:
+            await response.prepare(request)
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await response.write(_encode(await queue.get()) + b"\n")
+        return response
+
     async def installed(_request: web.Request) -> web.Response:
         return _json(await view.installed())
 
@@ -66,6 +75,8 @@ def control_app(view: View) -> web.Application:
             web.get("/v1/routes/installed", installed),
             web.get("/v1/routes/explain", explain),
             web.get("/v1/policy/explain", explain_policy),
+            web.get("/v1/drops", _answer(lambda: list(view.drops.recent))),
+            web.get("/v1/drops/follow", follow_drops),
         ]
     )
     return app

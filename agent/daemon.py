@@ -18,6 +18,7 @@ from agent.collector import StateCollector
 from agent.control import serve
 from agent.datastore import Batch, Datastore
 from agent.datastore.directory import DirectoryDatastore
+from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.objects.kinds import Keyed
 from agent.objects.model import Key
@@ -31,9 +32,12 @@ from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
 from felix.fib import Fib
 from felix.monitor import Monitor
 from felix.netlinktable import open_route_table
+from felix.nft.drops import DropLog
 from felix.nft.library import LibraryError
+from felix.nft.probe import missing
 from felix.resolver import NetlinkResolver
 from felix.sysctl import prepare_for_routes
+from policy.nftskeleton import LOG_GROUP
 
 SPEAKER_RETRY_S: Final = 2.0
 
@@ -71,6 +75,7 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._routing.run(), name="routing")
                 tasks.create_task(self._policy.run(), name="policy")
+                tasks.create_task(self._view.drops.run(), name="drops")
                 tasks.create_task(self._follow_objects(tasks), name="objects")
         finally:
             await self._datastore.stop()
@@ -146,19 +151,32 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         await fib.adopt()
         routing = Routing(speaker, fib, resolver, monitor)
         datastore = DirectoryDatastore(options.config)
-        policy = _open_policy(options.node, stack, table.port)
-        view = View(options.node, routing, policy, datastore)
+        policy = await _open_policy(options.node, stack, table.port)
+        drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
+        view = View(options.node, routing, policy, drops, datastore)
         metrics.REGISTRY.register(StateCollector(view))
         await stack.enter_async_context(serve(view, options.run_dir / "agent.sock", options.listen))
         yield Agent(options.node, datastore, routing, policy, view)
 
 
-def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:
+async def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:
     """Return the node's policy; where it cannot be enforced, one that says so as long as any is wanted."""
+    lacking = await missing()
+    if lacking:
+        return NodePolicy(node, None, "; ".join(map(str, lacking)))
     try:
         return NodePolicy(node, stack.enter_context(open_policy_kernel(route_port)))
     except (LibraryError, OSError) as error:
         return NodePolicy(node, None, str(error))
+
+
+def _open_drop_log(stack: contextlib.AsyncExitStack) -> DropLog | None:
+    """Return where dropped packets are heard of; None where that is not to be had, which harms nobody."""
+    try:
+        return stack.enter_context(contextlib.closing(DropLog(LOG_GROUP)))
+    except OSError as error:
+        log.warning("drops.unheard", reason=error.strerror or str(error))
+        return None
 
 
 async def run(options: Options) -> None:

@@ -20,3 +20,12 @@ POLICY_WRITE_SECONDS: Final = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
     registry=REGISTRY,
 )
+DROPS: Final = Counter(
+    "tortie_policy_drops",
+    "Packets dropped, as far as the kernel reports them (50 a second of each direction), by policy.",
+    ["direction", "policy"],
+    registry=REGISTRY,
+)
+DROPS_NOT_TOLD: Final = Counter(
+    "tortie_policy_drops_not_told", "Reports of dropped packets that came too fast to be told.", registry=REGISTRY
+)

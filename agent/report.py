@@ -114,6 +114,23 @@ class PolicyReport(msgspec.Struct, rename="camel", frozen=True):
     connections_cut: int
 
 
+class DropReport(msgspec.Struct, rename="camel", frozen=True):
+    """Packets that policy dropped, as far as they are alike. Names are namespace/pod, a node, or an address."""
+
+    time: str
+    node: str
+    source: str
+    source_address: str
+    destination: str
+    destination_address: str
+    protocol: str
+    port: int | None  # None: the protocol has none
+    direction: str  # egress, ingress or node
+    policy: str  # the policies, where no rule of any matched
+    rule: str
+    count: int
+
+
 class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     """One node in short."""
 

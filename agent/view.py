@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from agent import __version__
 from agent.datastore import Datastore
+from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.peers import Peer
 from agent.report import (
@@ -37,10 +38,11 @@ from inet.prefix import Family, Prefix
 class View:
     """Looks at one agent. `problems` are sentences about objects that are not in force as written."""
 
-    def __init__(self, node: str, routing: Routing, policy: NodePolicy, datastore: Datastore) -> None:
+    def __init__(self, node: str, routing: Routing, policy: NodePolicy, drops: DropWatch, datastore: Datastore) -> None:
         self.node = node
         self.problems: list[str] = []
         self.policy = policy
+        self.drops = drops
         self._routing = routing
         self._datastore = datastore
         self._started = time.time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlencode
@@ -40,25 +41,49 @@ def socket_path(given: Path | None) -> Path:
     return given or Path(os.environ.get("TORTIE_SOCKET", DEFAULT_SOCKET))
 
 
+def follow(path: Path, what: str, item: type[T]) -> Iterator[T]:
+    """Yield what an agent tells as it happens, until it ends. Raises UnreachableError or RefusedError."""
+    connection = _UnixConnection(path)
+    try:
+        response = _request(connection, path, f"/v1/{what}")
+        if response.status != http.HTTPStatus.OK:
+            raise RefusedError(_reason(response.status, response.read()))
+        connection.sock.settimeout(None)
+        while said := response.readline():
+            yield msgspec.json.decode(said, type=item)
+    finally:
+        connection.close()
+
+
 def ask(path: Path, what: str, answer: type[T], **query: str) -> T:
     """Return the agent's answer. Raises UnreachableError or RefusedError."""
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", f"/v1/{what}" + (f"?{urlencode(query)}" if query else ""))
-        response = connection.getresponse()
+        response = _request(connection, path, f"/v1/{what}" + (f"?{urlencode(query)}" if query else ""))
         body = response.read()
+    except OSError as error:
+        raise UnreachableError(f"the agent at {path} does not answer: {error.strerror or error}") from None
+    finally:
+        connection.close()
+    if response.status != http.HTTPStatus.OK:
+        raise RefusedError(_reason(response.status, body))
+    return msgspec.json.decode(body, type=answer)
+
+
+def _request(connection: _UnixConnection, path: Path, target: str) -> http.client.HTTPResponse:
+    try:
+        connection.request("GET", target)
+        return connection.getresponse()
     except FileNotFoundError:
         raise UnreachableError(
             f"no agent at {path}: is it running here? (--socket or TORTIE_SOCKET names another)"
         ) from None
     except OSError as error:
         raise UnreachableError(f"the agent at {path} does not answer: {error.strerror or error}") from None
-    finally:
-        connection.close()
-    if response.status != http.HTTPStatus.OK:
-        try:
-            reason = msgspec.json.decode(body)["error"]
-        except (msgspec.DecodeError, KeyError, TypeError):
-            reason = f"the agent answered {response.status}"
-        raise RefusedError(reason)
-    return msgspec.json.decode(body, type=answer)
+
+
+def _reason(status: int, body: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(body)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"the agent answered {status}"

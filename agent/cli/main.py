@@ -10,6 +10,7 @@ import typer
 
 from agent import __version__
 from agent.cli import lab, look, policy
+from agent.cli.drops import drops
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
 
 LOOK, WHY, CHANGE, RUN = "Look", "Ask why", "Change", "Run"
@@ -27,6 +28,7 @@ config = typer.Typer(no_args_is_help=True, help="Look over manifests before they
 app.command(rich_help_panel=LOOK)(look.status)
 app.command(rich_help_panel=LOOK)(look.peers)
 app.add_typer(look.routes, name="routes", rich_help_panel=LOOK)
+app.command(rich_help_panel=LOOK)(drops)
 app.add_typer(policy.app, name="policy", rich_help_panel=WHY)
 app.add_typer(config, name="config", rich_help_panel=CHANGE)
 app.add_typer(lab.app, name="lab", rich_help_panel=RUN)

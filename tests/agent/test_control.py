@@ -11,10 +11,12 @@ import pytest
 from agent.cli.client import RefusedError, UnreachableError, ask
 from agent.control import serve
 from agent.datastore.fake import FakeDatastore
+from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.report import Explanation, InstalledRoute, PeerReport, StatusReport
 from agent.view import View
 from inet.prefix import Family
+from policy.compiler import Engine
 from tests.agent.routing_world import World, running
 
 
@@ -28,7 +30,9 @@ async def socket(tmp_path: Path) -> AsyncIterator[Path]:
         datastore = FakeDatastore()
         datastore.listed()
         async with serve(
-            View("n1", world.routing, NodePolicy("n1", None), datastore), tmp_path / "agent.sock", ("127.0.0.1", 0)
+            View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore),
+            tmp_path / "agent.sock",
+            ("127.0.0.1", 0),
         ):
             yield tmp_path / "agent.sock"
 
@@ -77,7 +81,9 @@ async def test_health_readiness_and_metrics_are_served(socket: Path) -> None:
 async def test_an_unready_node_answers_503_with_the_reason(tmp_path: Path) -> None:
     async with running(World(Family.IPV4)) as world:
         async with serve(
-            View("n1", world.routing, NodePolicy("n1", None), FakeDatastore()), tmp_path / "agent.sock", None
+            View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), FakeDatastore()),
+            tmp_path / "agent.sock",
+            None,
         ):
             assert await get(tmp_path / "agent.sock", "/readyz") == (
                 503,

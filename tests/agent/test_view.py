@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent.datastore.fake import FakeDatastore
+from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.view import View
 from bgp.speaker import SessionDown
 from felix.resolver import Resolution
 from inet.prefix import Family, Prefix
+from policy.compiler import Engine
 from tests.agent.routing_world import World, running
 
 
@@ -23,7 +25,7 @@ def view_of(world: World, *, is_synced: bool = True) -> View:
     datastore = FakeDatastore()
     if is_synced:
         datastore.listed()
-    return View("n1", world.routing, NodePolicy("n1", None), datastore)
+    return View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore)
 
 
 async def started(world: World) -> View:
@@ -44,7 +46,9 @@ async def test_a_source_that_cannot_be_read_any_more_is_a_condition_and_no_reaso
     datastore = FakeDatastore()
     datastore.listed()
     datastore.fail("permission denied")
-    ready, unreadable = View("n1", world.routing, NodePolicy("n1", None), datastore).conditions()
+    ready, unreadable = View(
+        "n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore
+    ).conditions()
     assert ready.status == "True"
     assert unreadable.message == "fake: permission denied; what was read before stays in force"
 
