@@ -9,12 +9,6 @@ from agent import logs
 from bgp.speaker import Secret
 
 
-@pytest.fixture(autouse=True)
-def _as_before() -> None:
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-
-
 def test_a_line_is_json_with_the_nodes_name(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", node="n1")
     structlog.get_logger().info("session.up", peer="172.16.0.254")
