@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from demo_policy import show_policy
 from rich.console import Console
 
 from agent.lab.draw import draw
@@ -122,6 +123,9 @@ async def show(lab: Lab) -> None:
     async with under_traffic(lab, "n1 restarted", allowed_ms=0, quiet=tuple(lab.plan.nodes)):
         await lab.restart("n1")
         await healthy(lab)
+
+    chapter("A NetworkPolicy is written while pods talk: new connections and established ones obey, and why is told")
+    await show_policy(lab, say=out.print, verdict=verdict, tortie=tortie)
 
     chapter("How it stands")
     for node in ("n1", "n3"):
