@@ -43,6 +43,10 @@ def _log(prefix: str) -> str:
     return f'limit rate 50/second burst 100 packets log prefix "{prefix}" group {LOG_GROUP}'
 
 
+# A connection is judged once. Without the second line a stream of datagrams that nobody answers would be new with each
+# of them; conntrack confirms an entry when its first packet has passed all hooks, so what was denied never gets there.
+KNOWN: Final = ("ct state established,related accept", "ct status confirmed accept")
+
 # Order matters only within a chain. Multicast and link-local destinations never meet the forward hook, so neighbour
 # discovery needs no rule there; towards the node, ICMPv6 130-143 is multicast listener and neighbour discovery.
 CHAINS: Final = {
@@ -56,12 +60,12 @@ CHAINS: Final = {
     ),
     "input": (
         "type filter hook input priority filter; policy accept;",
-        "ct state established,related accept",
+        *KNOWN,
         f"iifgroup {POD_INTERFACE_GROUP} goto own_node",
     ),
     "forward": (
         "type filter hook forward priority filter; policy accept;",
-        "ct state established,related accept",
+        *KNOWN,
         f"iifgroup {POD_INTERFACE_GROUP} goto from_pod",
         f"oifgroup {POD_INTERFACE_GROUP} goto to_pod",
         f'ip daddr @{LOCAL_CIDR_SETS[4]} counter drop comment "{NO_SUCH_POD}"',

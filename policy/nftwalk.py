@@ -287,9 +287,11 @@ def _fib(_table: Table, rest: list[str], _traffic: Traffic) -> bool:
     return False
 
 
-def _ct_state(_table: Table, rest: list[str], _traffic: Traffic) -> bool:
-    _take(rest, "state")
-    return rest.pop(0) == "new"
+def _ct(_table: Table, rest: list[str], _traffic: Traffic) -> bool:
+    what, value = rest.pop(0), rest.pop(0)
+    if what not in {"state", "status"}:
+        raise TransactionError(f"unknown: ct {what}")
+    return value == "new"
 
 
 def _meta(_table: Table, rest: list[str], traffic: Traffic) -> bool:
@@ -318,7 +320,7 @@ _STATEMENTS: Final[dict[str, Callable[[Table, list[str], Traffic], bool | str]]]
     "oifgroup": _group(is_in=False),
     "iifname": _never(1),  # lo: not a way between pods
     "fib": _fib,
-    "ct": _ct_state,
+    "ct": _ct,
     "ip": _address(4),
     "ip6": _address(16),
     "meta": _meta,
