@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     signal.signal(signal.SIGTERM, _end)
     settings = Settings(1 if options.quick else options.rounds, options.quick)
+    path = options.json or _RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
     found: dict[str, Results] = {}
     for benchmark in _BENCHMARKS:
         if options.names and benchmark.NAME not in options.names:
@@ -48,8 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             for each in part.measurements:
                 print(f"{each.case} · {each.subject} · {each.quantity}: {each.median:.6g} {each.unit}", file=sys.stderr)
         report.print_results(console, benchmark.NAME, benchmark.TITLE, results)
-    path = options.json or _RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
-    report.write_json(path, found)
+        report.write_json(path, found)
     for line in report.missed(found):
         console.print(f"[red]missed[/] {line}", highlight=False)
     console.print(f"every round's values: {path}", highlight=False)
