@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
 from agent import metrics
@@ -33,8 +34,9 @@ from felix.nft.enforcement import Enforcement
 from felix.nft.table import Refusal
 from inet.prefix import Family
 from policy.compiler import Deleted, Engine, Update
-from policy.explain import Explanation
+from policy.explain import Explanation, TierStory
 from policy.ir import Delta
+from policy.nft import decision_comment
 from policy.objects import Node
 from policy.policies import CLUSTER_NETWORK_POLICY, NETWORK_POLICY, Policy
 
@@ -163,7 +165,20 @@ class NodePolicy:
 
         cluster, here, there = await asyncio.to_thread(prepare)
         cluster.engines[self._node] = self.engine
-        return cluster.explain(here, there, number, protocol, family)
+        story = cluster.explain(here, there, number, protocol, family)
+        return msgspec.structs.replace(story, tiers=tuple([await self._counted(tier) for tier in story.tiers]))
+
+    async def _counted(self, tier: TierStory) -> TierStory:
+        """Add how often this node's kernel has decided like this."""
+        chain = self.engine.ruleset.chains.get(tier.chain)
+        if chain is None or self._kernel is None:
+            return tier
+        wanted = decision_comment(chain, tier.decided_by)
+        try:
+            counts = await self._kernel.counts(chain.name)
+        except OSError:
+            return tier
+        return msgspec.structs.replace(tier, packets=sum(each.packets for each in counts if each.comment == wanted))
 
     # Running
 

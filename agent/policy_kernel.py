@@ -13,11 +13,12 @@ from felix import conntrack, monitor
 from felix.conntrack import Flow
 from felix.links import addresses as local_addresses
 from felix.netlink import Failure
+from felix.nft.counters import RuleCount, rule_counts
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library
 from felix.nft.monitor import Event as TableEvent
 from felix.nft.monitor import TableMonitor
-from felix.nft.table import RuleTable
+from felix.nft.table import TABLE, RuleTable
 from felix.podinterfaces import LinkGroups, pod_links
 from policy.nftskeleton import POD_INTERFACE_GROUP
 
@@ -40,6 +41,9 @@ class PolicyKernel(Protocol):
 
         Raises OSError.
         """
+
+    async def counts(self, chain: str) -> list[RuleCount]:
+        """Return what the rules of a chain have counted. Raises OSError."""
 
     async def flows(self, addresses: Container[bytes]) -> list[Flow]:
         """Return the connections to and from packed addresses. Raises OSError."""
@@ -70,6 +74,9 @@ class _RealPolicyKernel:
         links = await pod_links(addresses)
         joined = {link for link in set(links.values()) if await self._groups.join(link, POD_INTERFACE_GROUP)}
         return {address for address, link in links.items() if link in joined}
+
+    async def counts(self, chain: str) -> list[RuleCount]:
+        return await rule_counts(TABLE, chain)
 
     async def flows(self, addresses: Container[bytes]) -> list[Flow]:
         return await conntrack.flows(addresses)

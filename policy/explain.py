@@ -55,6 +55,7 @@ class TierStory(msgspec.Struct, frozen=True, rename="camel"):
     decided_by: str = ""  # the rule, or empty where none matched
     sets: tuple[str, ...] = ()  # where the deciding rule found the packet, and as which member
     rules: tuple[RuleStory, ...] = ()  # in order, up to the deciding one
+    packets: int | None = None  # about which this was decided so far, where a kernel was asked
 
 
 class Explanation(msgspec.Struct, frozen=True, rename="camel"):

@@ -207,6 +207,11 @@ def _set(ref: SetRef, members: Members) -> Iterator[str]:
     yield "}"
 
 
+def decision_comment(chain: Chain, rule: str = "") -> str:
+    """Return the comment of the lines of a rule, or of the line that denies what no rule matches."""
+    return comment_text(rule or f"no rule of {', '.join(each.key for each in chain.policies)}")
+
+
 def set_lines(ref: SetRef) -> list[str]:
     """Return what stands between a set's braces, line by line, without its elements."""
     return [_type(ref), f'comment "{comment_text(ref.text)}"']
@@ -233,12 +238,10 @@ def chain_lines(chain: Chain) -> list[str]:
     lines = [RESET_UNKNOWN_TCP]
     for rule in chain.rules:
         verdict = _verdict(chain, rule)
-        lines += [
-            f'{_match(chain, clause)}counter {verdict} comment "{comment_text(str(rule))}"' for clause in rule.clauses
-        ]
+        comment = decision_comment(chain, str(rule))
+        lines += [f'{_match(chain, clause)}counter {verdict} comment "{comment}"' for clause in rule.clauses]
     if chain.otherwise is Outcome.DENY:
-        names = ", ".join(each.key for each in chain.policies)
-        lines.append(f'counter {_goto(chain, chain.otherwise)} comment "{comment_text(f"no rule of {names}")}"')
+        lines.append(f'counter {_goto(chain, chain.otherwise)} comment "{decision_comment(chain)}"')
     else:
         lines.append(_goto(chain, chain.otherwise))
     return lines

@@ -137,7 +137,8 @@ def explain(
         for tier in story.tiers:
             if tier.chain:
                 found = f": {'; '.join(tier.sets)}" if tier.sets else ""
-                typer.echo(f"  nft {tier.direction:<8} chain {tier.chain}{found}")
+                counted = "" if tier.packets is None else f", {tier.packets} packets so far on this node"
+                typer.echo(f"  nft {tier.direction:<8} chain {tier.chain}{found}{counted}")
     raise typer.Exit(FOUND if story.verdict == "deny" else OK)
 
 

@@ -14,6 +14,7 @@ from agent.objects.kinds import KINDS, Keyed, decode, key_of
 from agent.objects.model import Key
 from felix.conntrack import Flow
 from felix.netlink import Failure
+from felix.nft.counters import RuleCount
 from felix.nft.elements import Value
 from felix.nft.faketable import FakeRuleTable
 from felix.nft.monitor import Event, TableChanged
@@ -36,6 +37,7 @@ class FakePolicyKernel:
         self.connections: list[Flow] = []
         self.cut_ones: list[Flow] = []
         self.own: set[bytes] = set()
+        self.counted: dict[str, list[RuleCount]] = {}
         self._table_news: asyncio.Queue[Event] = asyncio.Queue()
         self._link_news: asyncio.Queue[None] = asyncio.Queue()
 
@@ -52,6 +54,9 @@ class FakePolicyKernel:
         found = {address: self.links[address] for address in addresses if address in self.links}
         self.marked |= set(found.values())
         return found.keys()
+
+    async def counts(self, chain: str) -> list[RuleCount]:
+        return self.counted.get(chain, [])
 
     async def flows(self, addresses: Container[bytes]) -> list[Flow]:
         return [flow for flow in self.connections if flow.client in addresses or flow.server in addresses]

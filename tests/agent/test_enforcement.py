@@ -7,6 +7,7 @@ import pytest
 from agent.datastore import Batch as Objects
 from agent.enforcement import NodePolicy
 from agent.policy_table import content_of
+from felix.nft.counters import RuleCount
 from felix.nft.table import Batch, Definition, Refusal
 from inet.prefix import Family
 from tests.agent.policy_world import FakePolicyKernel, PolicyWorld, enforcing, manifest
@@ -234,3 +235,16 @@ async def test_without_a_kernel_that_can_a_node_that_needs_policy_says_why_not()
     pod = world.pod("a", 2)
     world.policy.take(Objects({pod.key: pod}, frozenset(), (), full_lists=1))
     assert world.policy.error == "libnftables.so.1 is too old"
+
+
+async def test_an_explanation_counts_the_packets_that_were_judged_alike(world: PolicyWorld) -> None:
+    await world.tell(*world.base(), world.pod("a", 2, app="a"), world.pod("b", 3, app="b"))
+    await world.tell(world.allow("p", {"app": "b"}, {"app": "c"}))
+    judged = world.verdict("to", 3)
+    assert judged
+    world.kernel.counted[judged.chain] = [
+        RuleCount("NetworkPolicy x/p rule 1", 7, 420),
+        RuleCount("no rule of x/p", 41, 2460),
+    ]
+    story = await world.policy.explain("x/a", "x/b", "80/TCP", None)
+    assert (story.verdict, story.tiers[-1].packets) == ("deny", 41)
