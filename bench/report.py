@@ -20,8 +20,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent import __version__
-from bench import arrival, failover, idle, kernel_writer, restart
 from bench.measure import Measurement, Results
 from inet.prefix import Family
 
