@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench import arrival, failover, idle, kernel_writer, restart
 from bench.measure import Measurement, Results
 from inet.prefix import Family
 
