@@ -5,11 +5,12 @@ The socket is 0600 and answers everything; the TCP side answers only /healthz, /
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -19,6 +20,8 @@ from agent.metrics import REGISTRY
 from agent.policy_cluster import QuestionError
 from agent.view import View
 from inet.prefix import Family, Prefix
+
+FOLLOWER_PROBE_S: Final = 10.0
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,7 +62,10 @@ def control_app(view: View) -> web.Application:
             await response.prepare(request)
             with contextlib.suppress(ConnectionError):
                 while True:
-                    await response.write(_encode(await queue.get()) + b"\n")
+                    said = b""
+                    with contextlib.suppress(TimeoutError):  # an empty line finds out who has left
+                        said = _encode(await asyncio.wait_for(queue.get(), FOLLOWER_PROBE_S))
+                    await response.write(said + b"\n")
         return response
 
     async def installed(_request: web.Request) -> web.Response:

@@ -58,12 +58,14 @@ class DropWatch:
         """Listen until cancelled."""
         if self._source is None:
             return
-        async for drops in self._source.batches():
-            self._names.clear()  # who has an address may have changed since
-            for drop, count in drops.counts.items():
-                self._tell(self._report(drop, count))
-            if drops.left_out:
+        try:
+            async for drops in self._source.batches():
+                self._names.clear()  # who has an address may have changed since
+                for drop, count in drops.counts.items():
+                    self._tell(self._report(drop, count))
                 metrics.DROPS_NOT_TOLD.inc(drops.left_out)
+        except OSError as error:  # packets are dropped all the same
+            log.error("drops.unheard", reason=error.strerror or str(error))  # noqa: TRY400 - a sentence, no trace
 
     def _tell(self, report: DropReport) -> None:
         metrics.DROPS.labels(report.direction, report.policy).inc(report.count)

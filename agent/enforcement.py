@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -38,7 +39,7 @@ from policy.explain import Explanation, TierStory
 from policy.ir import Delta
 from policy.nft import decision_comment
 from policy.objects import Node
-from policy.policies import CLUSTER_NETWORK_POLICY, NETWORK_POLICY, Policy
+from policy.policies import Policy
 
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
 """Pauses between attempts to write what was refused."""
@@ -48,6 +49,9 @@ AUDIT_INTERVAL_S: Final = 300.0
 
 SECOND_LOOK_S: Final = 0.1
 """A packet judged by the rules before may make its connection known so long after they are gone."""
+
+LOOK_REST: Final = 20
+"""How many times as long as it took to look at connections nobody does so again: 5 % of a core at most."""
 
 log = structlog.get_logger("policy")
 
@@ -68,6 +72,7 @@ class NodePolicy:
         self._now = now
         self._quarantine = Quarantine()
         self.objects: Final[dict[Key, Keyed]] = {}  # what policy is made of, for questions
+        self._policies: set[Key] = set()
         self._notices: dict[Key, list[Problem]] = {}
         self._has_node = False
         self._is_synced = False  # the objects are all there
@@ -84,8 +89,9 @@ class NodePolicy:
         self._links_stale = True
         self._unmarked: frozenset[bytes] = frozenset()
         self._gone: set[bytes] = set()  # addresses that pods of ours had, not looked at yet
-        self._second_look: frozenset[bytes] = frozenset()
-        self._second_look_at: float | None = None
+        self._first_look: set[bytes] = set()  # whose connections are to be looked at
+        self._second_looks: deque[tuple[float, frozenset[bytes]]] = deque()  # from when on, and whose
+        self._rested_at = 0.0
 
     # Objects
 
@@ -95,6 +101,8 @@ class NodePolicy:
             update = update_of(item)
             if update is not None:
                 self.objects[key] = item
+                if isinstance(update, Policy):
+                    self._policies.add(key)
                 self._is_wanted |= key.kind in READERS
                 self._notices.pop(key, None)
                 if found := notices([item]):
@@ -104,6 +112,7 @@ class NodePolicy:
             gone = deletion_of(key)
             if gone is not None and (gone.kind, gone.name) != ("Node", self._node):  # its last version stays in force
                 self.objects.pop(key, None)
+                self._policies.discard(key)
                 self._notices.pop(key, None)
                 self._apply(gone)
         self._is_synced |= batch.is_synced
@@ -127,7 +136,7 @@ class NodePolicy:
     @property
     def count(self) -> int:
         """How many policies there are, in the whole cluster."""
-        return sum(key.kind in {NETWORK_POLICY, CLUSTER_NETWORK_POLICY} for key in self.objects)
+        return len(self._policies)
 
     @property
     def is_wanted(self) -> bool:
@@ -217,7 +226,7 @@ class NodePolicy:
             if await kernel.table.read() is not None:
                 self._is_wanted = True
         while True:
-            deadlines = (self._audit_at, self._retry_at, self._second_look_at)
+            deadlines = (self._audit_at, self._retry_at, self._next_look_at())
             delay = min(each for each in deadlines if each is not None) - self._now()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, delay)):
@@ -241,12 +250,10 @@ class NodePolicy:
             await self._mark_pods(kernel)
         is_due = self._retry_at is None or now >= self._retry_at
         if self._needs_sync and (is_due or delta):
-            await self._sync(kernel, keeper)
+            await self._sync(keeper)
         elif delta:
-            await self._change(kernel, keeper, delta)
-        if self._second_look_at is not None and now >= self._second_look_at:
-            again, self._second_look, self._second_look_at = self._second_look, frozenset(), None
-            await self._cut_denied(kernel, again)
+            await self._change(keeper, delta)
+        await self._look(kernel)
 
     async def _mark_pods(self, kernel: PolicyKernel) -> None:
         self._links_stale = False
@@ -259,7 +266,7 @@ class NodePolicy:
 
     # Writing
 
-    async def _change(self, kernel: PolicyKernel, keeper: Enforcement, delta: Delta) -> None:
+    async def _change(self, keeper: Enforcement, delta: Delta) -> None:
         """Write a difference; what is refused is left to `_sync`."""
         with metrics.POLICY_WRITE_SECONDS.time():
             refusals = await keeper.change(change_of(delta))
@@ -269,9 +276,9 @@ class NodePolicy:
             self.wake()
             return
         self._quarantine.succeeded()
-        await self._look_twice(kernel, doubtful(self.engine.ruleset, delta))
+        self._doubt(doubtful(self.engine.ruleset, delta))
 
-    async def _sync(self, kernel: PolicyKernel, keeper: Enforcement) -> None:
+    async def _sync(self, keeper: Enforcement) -> None:
         """Have the kernel hold the whole of it, whatever it holds now."""
         self._needs_sync = False
         content = content_of(self.engine.ruleset)
@@ -293,7 +300,7 @@ class NodePolicy:
         self._quarantine.succeeded()
         if report.differences:
             log.info("policy.written", chains=len(content.chains), sets=len(content.sets))
-            await self._look_twice(kernel, self.engine.ruleset.endpoints.keys())
+            self._doubt(self.engine.ruleset.endpoints.keys())
 
     def _refused(self, refusals: Sequence[Refusal]) -> None:
         """Put those policies aside that the kernel named, or try again later."""
@@ -316,14 +323,27 @@ class NodePolicy:
 
     # Connections
 
-    async def _look_twice(self, kernel: PolicyKernel, whose: Collection[bytes]) -> None:
-        """Look at the connections of some pods, and of those that are gone, now and shortly after."""
-        whose = frozenset((*whose, *self._gone))
+    def _doubt(self, whose: Collection[bytes]) -> None:
+        """Have the connections of some pods looked at, and of those that are gone."""
+        self._first_look.update(whose, self._gone)
         self._gone.clear()
+
+    def _next_look_at(self) -> float | None:
+        times = [self._rested_at] if self._first_look else []
+        return min((*times, *(at for at, _ in self._second_looks)), default=None)
+
+    async def _look(self, kernel: PolicyKernel) -> None:
+        """Look at connections, each pod's twice. A look takes all connections there are: it is followed by a rest."""
+        now = self._now()
+        whose: set[bytes] = set()
+        if self._first_look and now >= self._rested_at:
+            whose, self._first_look = self._first_look, set()
+            self._second_looks.append((now + SECOND_LOOK_S, frozenset(whose)))
+        while self._second_looks and now >= self._second_looks[0][0]:
+            whose |= self._second_looks.popleft()[1]
         if whose:
-            self._second_look |= whose
-            self._second_look_at = self._second_look_at or self._now() + SECOND_LOOK_S
             await self._cut_denied(kernel, whose)
+            self._rested_at = self._now() + LOOK_REST * (self._now() - now)
 
     async def _cut_denied(self, kernel: PolicyKernel, whose: Collection[bytes]) -> None:
         """End the connections that the rules in force would not let begin."""

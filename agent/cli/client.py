@@ -50,7 +50,8 @@ def follow(path: Path, what: str, item: type[T]) -> Iterator[T]:
             raise RefusedError(_reason(response.status, response.read()))
         connection.sock.settimeout(None)
         while said := response.readline():
-            yield msgspec.json.decode(said, type=item)
+            if said.strip():
+                yield msgspec.json.decode(said, type=item)
     finally:
         connection.close()
 
