@@ -364,7 +364,7 @@ async def test_a_command_in_place_of_the_agent_sees_objects_change(lab: BuildLab
     (net.manifests / "new").write_text("kind: Two\n")
     (net.manifests / "new").replace(net.manifests / "x.yaml")
     await eventually((seen / "x.yaml").read_text, "kind: Two\n".__eq__)
-    assert "address: 172.31.0.0" in (seen / "nodes.yaml").read_text()
+    await eventually((seen / "nodes.yaml").read_text, lambda text: "address: 172.31.0.0" in text)
     assert set(net.state.log("n1", "agent").read_text().split()) == {"n1"}
 
 

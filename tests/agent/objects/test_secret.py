@@ -4,7 +4,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent.datastore.manifest_file import read_manifests
@@ -98,6 +98,7 @@ def test_a_password_in_the_wrong_place_is_not_repeated(spec: str, wanted: str) -
     ),
 )
 def test_whatever_the_password_and_wherever_it_stands_no_problem_shows_it(password: str, place: str) -> None:
+    assume(password not in "tortie-system stringData plain text belongs under")  # words that messages consist of
     quoted = json.dumps(password)
     file = read_manifests("s.yaml", (HEAD + place % quoted).encode())
 
