@@ -92,7 +92,8 @@ def test_a_password_in_the_wrong_place_is_not_repeated(spec: str, wanted: str) -
 
 
 @given(
-    st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=6),
+    # With a snowman, which no message has: "tortie" alone is part of a namespace's name.
+    st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=6).map("\N{SNOWMAN}".__add__),
     st.sampled_from(
         ["data: {tor: %s}", "data: %s", "stringData: [%s]", "stringData: {tor: {x: %s}}", "other: {x: %s}"]
     ),
