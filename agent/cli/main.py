@@ -64,8 +64,6 @@ def agent(
     Example: tortie agent --config /etc/tortie --node n1
     """
     # Only the agent needs these: the other commands must start fast.
-    import asyncio  # noqa: PLC0415
-
     from agent import daemon, exclusive, logs  # noqa: PLC0415
 
     name = node or socket.gethostname()
@@ -74,7 +72,7 @@ def agent(
     options = daemon.Options(config, name, run_dir, _listen_address(listen))
     logs.configure(log_level, node=name)
     try:
-        asyncio.run(daemon.run(options))
+        daemon.run(options)
     except exclusive.AlreadyRunningError as error:
         fail(str(error))
     except PermissionError as error:
