@@ -165,23 +165,3 @@ async def test_an_explanation_says_who_is_told_and_what_covers_an_unknown_prefix
     inside = await view.explain(Prefix(world.cidr(2).packed, world.cidr(2).length + 1))
     assert inside.paths == []
     assert inside.note == f"no peer announces it; {world.cidr(2)} covers it"
-
-
-async def test_the_metrics_name_sessions_routes_and_reasons(world: World) -> None:
-    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - slow to import
-
-    from agent.collector import StateCollector  # noqa: PLC0415
-
-    view = await started(world)
-    await world.configure()
-    await world.up(2)
-    await world.hear(2, [world.cidr(2)])
-    registry = CollectorRegistry()
-    registry.register(StateCollector(view))
-    text = generate_latest(registry).decode()
-    assert f'tortie_session_established{{origin="mesh/n2",peer="{world.host(2)}"}} 1.0' in text
-    assert f'origin="mesh/n3",peer="{world.host(3)}",reason="connecting"' in text
-    assert f'family="{world.family.label}",origin="mesh/n2",peer="{world.host(2)}"}} 1.0' in text
-    assert "tortie_ready 1.0" in text
-    assert "tortie_kernel_writes_total 3.0" in text  # our blackhole, a group, a route
-    assert "tortie_kernel_refusals_total 0.0" in text
