@@ -6,12 +6,16 @@ Requests begin with a family and a resource id, numbers in attributes are big-en
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 
-from felix.netlink import HEADER, attribute, message
+from felix.netlink import HEADER, NetlinkSocket, attribute, message
+
+Row = TypeVar("Row")
 
 NETLINK_NETFILTER: Final = 12
+_DUMP_ATTEMPTS: Final = 5
 
 FAMILY_HEADER: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource id
 NESTED: Final = 0x8000
@@ -72,3 +76,35 @@ def read_be32(payload: bytes) -> int:
 def read_name(payload: bytes) -> str:
     """Read a name."""
     return payload.rstrip(b"\0").decode(errors="replace")
+
+
+class Reader:
+    """A socket for answers and dumps, one at a time, in the network namespace of the thread that makes it.
+
+    It is kept, because to close a socket of this protocol may have to wait until the kernel has tidied up after
+    somebody's transaction, 15 ms, and the event loop with it.
+    """
+
+    def __init__(self) -> None:
+        self._netlink = NetlinkSocket(NETLINK_NETFILTER)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._netlink.close()
+
+    def ask(self, message: bytes) -> bytes:
+        """Send a request that is answered by one message; return its body. Raises OSError with the kernel's words."""
+        return self._netlink.ask(message)
+
+    async def dump(self, message: bytes, parse: Callable[[bytes, int, int], Row | None]) -> list[Row]:
+        """Send a dump request; return what `parse` makes of each row. See `felix.netlink.dump`. Raises OSError."""
+        for _ in range(_DUMP_ATTEMPTS):
+            try:
+                rows, was_interrupted = await self._netlink.dump(message, parse)
+            except BaseException:  # what is left of it must not be taken for the next one's
+                self._netlink.close()
+                self._netlink = NetlinkSocket(NETLINK_NETFILTER)
+                raise
+            if not was_interrupted:
+                break
+        return rows

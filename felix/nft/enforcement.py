@@ -23,6 +23,7 @@ from felix.nft.elements import ElementChange, Elements
 from felix.nft.table import Batch, ChainShape, Definition, Refusal, RuleTable, SetShape, SetText, Structure
 
 _NOTHING: Final = Structure({}, {})
+_READINGS: Final = 3
 _ELEMENTS_AT_A_TIME: Final = 4096  # of a set that nothing uses yet: 5 ms for the kernel
 
 
@@ -150,7 +151,7 @@ class Enforcement:
         elements: list[ElementChange] = []
         for name, (text, wanted) in content.sets.items():
             if name not in plan.unfilled:
-                present = await self._table.read_elements(name, actual.sets[name])
+                present = await self._read_elements(name, actual.sets[name], wanted)
                 if present != wanted:
                     elements += (found := list(_compare(name, wanted, present)))
                     differences.append(_difference(name, found))
@@ -158,6 +159,19 @@ class Enforcement:
                 elements += _additions(name, wanted)
         refusals = await self._table.write(replace(plan.removal, elements=elements))
         return Report(tuple(differences), tuple(refusals))
+
+    async def _read_elements(self, name: str, shape: SetShape, wanted: Elements) -> Elements:
+        """Return the elements of a set, read more than once if it seems to lack some.
+
+        The kernel makes a large set's hash table larger behind everybody's back, and a list taken meanwhile leaves
+        elements out.
+        """
+        present = dict(await self._table.read_elements(name, shape))
+        for _ in range(_READINGS - 1):
+            if wanted.keys() <= present.keys():
+                break
+            present |= await self._table.read_elements(name, shape)
+        return present
 
     async def _fill(self, additions: Iterator[ElementChange]) -> list[Refusal]:
         """Write elements of sets that nothing uses yet, a piece at a time."""

@@ -7,6 +7,7 @@ for seconds. The thread bears a name of its own, by which the monitor knows whos
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import secrets
@@ -15,12 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from felix.netlink import dump
-from felix.nfnetlink import NETLINK_NETFILTER
+from felix.nfnetlink import Reader
 from felix.nft import elements
 from felix.nft.batch import BatchSocket, removals
 from felix.nft.elements import Elements, Request
-from felix.nft.library import Library
+from felix.nft.library import Context, Library
 from felix.nft.structure import read_structure
 from felix.nft.table import TABLE, Batch, Definition, Refusal, SetShape, Structure
 
@@ -37,9 +37,11 @@ class KernelRuleTable:
         self.writer = f"nft{secrets.token_hex(6)}"
         """The name of the thread that writes, as events of its transactions bear it: 15 characters, all there is."""
         self._library = library
+        self._context = library.open()
         self._batches = BatchSocket()
+        self._reader = Reader()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nft")
-        self._worker.submit(_rename_thread, self.writer).result()  # starts it, in this namespace
+        self._worker.submit(_rename_thread, self.writer).result()
 
     @property
     def port(self) -> int:
@@ -49,15 +51,17 @@ class KernelRuleTable:
     def close(self) -> None:
         """Let go of the kernel; the table stays. Waits for a transaction that is under way."""
         self._worker.shutdown()
+        self._reader.close()
         self._batches.close()
+        self._context.close()
 
     async def read(self) -> Structure | None:
         """Return what the kernel has, None if there is no such table. Raises OSError."""
-        return await read_structure(TABLE)
+        return await read_structure(self._reader, TABLE)
 
     async def read_elements(self, name: str, shape: SetShape) -> Elements:
-        """Return the elements of a set that `read` told of. Raises OSError, ENOENT if it is gone."""
-        parts = await dump(elements.dump_request(TABLE, name), elements.parse, NETLINK_NETFILTER)
+        """Return the elements of a set that `read` told of, perhaps not all. Raises OSError, ENOENT if it is gone."""
+        parts = await self._reader.dump(elements.dump_request(TABLE, name), elements.parse)
         return elements.assemble((row for part in parts for row in part), is_interval=shape.is_interval)
 
     async def rehearse(self, definition: Definition) -> Structure | list[Refusal]:
@@ -67,7 +71,7 @@ class KernelRuleTable:
 
     async def define(self, definition: Definition) -> list[Refusal]:
         """Write structure in one transaction; return why it was refused."""
-        return await self._in_worker(lambda: self._define(definition))
+        return await self._in_worker(lambda: _define(self._context, definition))
 
     async def write(self, batch: Batch) -> list[Refusal]:
         """Write elements and remove what is unused in one transaction; return why it was refused."""
@@ -77,21 +81,23 @@ class KernelRuleTable:
     async def _in_worker(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
-    def _define(self, definition: Definition) -> list[Refusal]:
-        lines = list(_lines(definition))
-        try:
-            errors = self._library.run("".join(f"{line}\n" for line, _ in lines))
-        except OSError as error:
-            return [Refusal("", error.strerror or str(error))]
-        named = [("", ""), *lines]  # libnftables counts from 1
-        return [Refusal(named[number][1], message, named[number][0].strip()) for number, message in errors]
-
     def _rehearse(self, definition: Definition) -> Structure | list[Refusal]:
         if _LIBC.unshare(_CLONE_NEWNET):
             number = ctypes.get_errno()
             raise OSError(number, f"no network namespace can be made: {os.strerror(number)}")
-        refusals = self._define(definition)
-        return refusals or asyncio.run(read_structure(TABLE)) or Structure({}, {})
+        with contextlib.closing(self._library.open()) as context, contextlib.closing(Reader()) as reader:
+            refusals = _define(context, definition)
+            return refusals or asyncio.run(read_structure(reader, TABLE)) or Structure({}, {})
+
+
+def _define(context: Context, definition: Definition) -> list[Refusal]:
+    lines = list(_lines(definition))
+    try:
+        errors = context.run("".join(f"{line}\n" for line, _ in lines))
+    except OSError as error:
+        return [Refusal("", error.strerror or str(error))]
+    named = [("", ""), *lines]  # libnftables counts from 1
+    return [Refusal(named[number][1], message, named[number][0].strip()) for number, message in errors]
 
 
 def _rename_thread(name: str) -> None:

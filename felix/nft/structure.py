@@ -6,16 +6,15 @@ counters. What the kernel made of a text is known by giving it the text in a nam
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from hashlib import blake2b
 from typing import Final
 
-from felix.netlink import NetlinkSocket, attribute, attributes, dump
+from felix.netlink import attribute, attributes
 from felix.nfnetlink import (
     FAMILY_HEADER,
-    NETLINK_NETFILTER,
     NfFamily,
+    Reader,
     Subsystem,
     name,
     read_be32,
@@ -46,15 +45,15 @@ _SET_FLAGS: Final = 3
 _SET_HEADER: Final = (4, 5, 6, 7, 11, 13)  # NFTA_SET_KEY_TYPE, _KEY_LEN, _DATA_TYPE, _DATA_LEN, _TIMEOUT, _USERDATA
 
 
-async def read_structure(table: str) -> Structure | None:
-    """Return the chains and sets of a table in this thread's network namespace, None without it. Raises OSError."""
-    flags = _read_flags(table)
+async def read_structure(reader: Reader, table: str) -> Structure | None:
+    """Return the chains and sets of a table, None without it. Raises OSError."""
+    flags = _read_flags(reader, table)
     if flags is None:
         return None
     in_table = name(_TABLE, table)
-    chains = await dump(_request(_GETCHAIN), _parse_chain, NETLINK_NETFILTER)
-    rules = await dump(_request(_GETRULE, in_table), _parse_rule, NETLINK_NETFILTER)
-    sets = await dump(_request(_GETSET, in_table), _parse_set, NETLINK_NETFILTER)
+    chains = await reader.dump(_request(_GETCHAIN), _parse_chain)
+    rules = await reader.dump(_request(_GETRULE, in_table), _parse_rule)
+    sets = await reader.dump(_request(_GETSET, in_table), _parse_set)
     digests = {chain: blake2b(digest_size=16) for of_table, chain, _ in chains if of_table == table}
     for chain, content in rules:
         if chain in digests:  # it may have come since the chains were read
@@ -69,14 +68,13 @@ def _request(number: int, *attributes: bytes) -> bytes:
     return request(Subsystem.NFTABLES, number, 0, NfFamily.INET, *attributes)
 
 
-def _read_flags(table: str) -> int | None:
-    with contextlib.closing(NetlinkSocket(NETLINK_NETFILTER)) as netlink:
-        try:
-            answer = netlink.ask(_request(_GETTABLE, name(_TABLE, table)))
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return None
-            raise
+def _read_flags(reader: Reader, table: str) -> int | None:
+    try:
+        answer = reader.ask(_request(_GETTABLE, name(_TABLE, table)))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
     return read_be32(dict(attributes(answer, FAMILY_HEADER.size, len(answer)))[_TABLE_FLAGS])
 
 

@@ -112,7 +112,10 @@ class RuleTable(Protocol):
         """Return what the kernel has, None if there is no such table. Raises OSError."""
 
     async def read_elements(self, name: str, shape: SetShape) -> Elements:
-        """Return the elements of a set that `read` told of. Raises OSError, ENOENT if it is gone."""
+        """Return the elements of a set that `read` told of. Raises OSError, ENOENT if it is gone.
+
+        Of a large set that has just grown some may be left out.
+        """
 
     async def rehearse(self, definition: Definition) -> Structure | list[Refusal]:
         """Return what the kernel would have after `define` on a system without the table. Nothing is written.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from felix.nft.elements import PLAIN, ElementChange, Interval, Value, concatenate
+from felix.nft.elements import PLAIN, ElementChange, Elements, Interval, Value, concatenate
 from felix.nft.enforcement import Change, Content, Difference, Enforcement, Report, SetContent
 from felix.nft.faketable import FakeRuleTable
 from felix.nft.kerneltable import KernelRuleTable
-from felix.nft.table import Batch, Definition, Refusal, SetText
+from felix.nft.table import Batch, Definition, Refusal, SetShape, SetText
 
 A, B, C = b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"
 A6, B6 = b"\xfd" + bytes(14) + b"\1", b"\xfd" + bytes(14) + b"\2"
@@ -216,6 +217,27 @@ async def test_a_restart_writes_only_what_differs(kept: Enforcement, fake: FakeR
     report = await Enforcement(fake).sync(grown)
     assert report == Report((Difference("set db4", "lacks 1 elements and has 1 that it should not have"),))
     assert fake.written == [Batch([ElementChange("db4", C, is_added=False), ElementChange("db4", A, is_added=True)])]
+
+
+async def test_elements_that_a_listing_left_out_are_not_missed(
+    kept: Enforcement, fake: FakeRuleTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, readings = fake.read_elements, Counter[str]()
+
+    async def read_elements(name: str, shape: SetShape) -> Elements:
+        """Return what the kernel may of a large set that is just growing: all but some, each time others."""
+        readings[name] += 1
+        elements = list((await original(name, shape)).items())
+        del elements[readings[name] % len(elements)]
+        return dict(elements)
+
+    monkeypatch.setattr(fake, "read_elements", read_elements)
+    many = with_set(
+        CONTENT, "db4", CONTENT.sets["db4"]._replace(elements={bytes([10, 0, 0, i]): PLAIN for i in range(99)})
+    )
+    monkeypatch.setitem(fake.elements, "db4", dict(many.sets["db4"].elements))
+    assert [each for each in (await kept.sync(many)).differences if each.subject == "set db4"] == []
+    assert readings["db4"] == 2
 
 
 async def test_only_new_texts_are_rehearsed_in_full(kept: Enforcement, fake: FakeRuleTable) -> None:

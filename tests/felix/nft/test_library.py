@@ -2,11 +2,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from felix.nft.library import Library, LibraryError, TextError
+from felix.nft.library import Context, Library, LibraryError, TextError
+from tests.felix.netns import Node
+
+
+@pytest.fixture
+def context(library: Library, node: Node) -> Iterator[Context]:  # noqa: ARG001 - inside its namespace
+    context = library.open()
+    yield context
+    context.close()
+
 
 TEXT = "table inet tortie {\n  chain a {\n    accept\n  }\n}\n"
 
@@ -22,18 +31,18 @@ def test_a_library_without_what_is_needed_is_too_old() -> None:
 
 
 @pytest.mark.kernel
-def test_a_text_is_run_as_one_transaction(library: Library, nft: Callable[..., str]) -> None:
-    assert library.run(TEXT) == []
+def test_a_text_is_run_as_one_transaction(context: Context, nft: Callable[..., str]) -> None:
+    assert context.run(TEXT) == []
     assert "chain a" in nft("list", "table", "inet", "tortie")
-    assert library.run("add chain inet tortie b\ndelete chain inet tortie absent\n")
+    assert context.run("add chain inet tortie b\ndelete chain inet tortie absent\n")
     assert "chain b" not in nft("list", "table", "inet", "tortie")
 
 
 @pytest.mark.kernel
-def test_a_dry_run_writes_nothing_but_asks_the_kernel(library: Library, nft: Callable[..., str]) -> None:
-    assert library.run(TEXT, is_dry=True) == []
+def test_a_dry_run_writes_nothing_but_asks_the_kernel(context: Context, nft: Callable[..., str]) -> None:
+    assert context.run(TEXT, is_dry=True) == []
     assert nft("list", "ruleset") == ""
-    assert library.run("delete table inet absent\n", is_dry=True) == [TextError(1, "No such file or directory")]
+    assert context.run("delete table inet absent\n", is_dry=True) == [TextError(1, "No such file or directory")]
 
 
 @pytest.mark.kernel
@@ -52,16 +61,16 @@ def test_a_dry_run_writes_nothing_but_asks_the_kernel(library: Library, nft: Cal
     ids=["syntax", "no such set", "no such chain", "refused by the kernel", "overlap"],
 )
 def test_what_is_refused_is_told_with_its_line(
-    library: Library, nft: Callable[..., str], text: str, error: tuple[int, str]
+    context: Context, nft: Callable[..., str], text: str, error: tuple[int, str]
 ) -> None:
-    assert library.run(text) == [error]
+    assert context.run(text) == [error]
     assert nft("list", "ruleset") == ""
 
 
 @pytest.mark.kernel
-def test_several_refused_lines_are_all_told(library: Library, nft: Callable[..., str]) -> None:
+def test_several_refused_lines_are_all_told(context: Context, nft: Callable[..., str]) -> None:
     assert nft("list", "ruleset") == ""
-    errors = library.run("table inet tortie {\n chain a {\n  goto no\n }\n chain b {\n  goto neither\n }\n}\n")
+    errors = context.run("table inet tortie {\n chain a {\n  goto no\n }\n chain b {\n  goto neither\n }\n}\n")
     assert [error.line for error in errors] == [3, 6]
 
 
@@ -73,6 +82,7 @@ def test_a_process_without_descriptors_left_lives_on() -> None:
 import os, resource
 from felix.nft.library import Library
 library = Library()
+kept = library.open()
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 held = []
 try:
@@ -80,15 +90,31 @@ try:
         held.append(os.dup(0))
 except OSError:
     pass
-for spare in (0, 1, 2):
+for attempt in (library.open, lambda: kept.run("table inet tortie {}")):
     try:
-        library.run("table inet tortie {}")
+        attempt()
     except OSError as error:
         print("refused", error.errno)
-    else:
-        print("done")
+print(kept._is_spent)
+for _ in range(2):
     os.close(held.pop())
+print(kept.run("table inet tortie {}"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["refused 24", "refused 24", "done"]
+    assert done.stdout.splitlines() == ["refused 24", "refused 24", "False", "[]"]
+
+
+@pytest.mark.kernel
+def test_what_was_refused_or_only_tried_is_forgotten(context: Context, nft: Callable[..., str]) -> None:
+    """The library would go on believing in the set, and let the kernel find out."""
+    for text, is_dry in (
+        ("table inet tortie {\n set s { type ipv4_addr; }\n}\ndelete chain inet tortie absent", False),
+        ("table inet tortie {\n set s { type ipv4_addr; }\n}", True),
+    ):
+        context.run(text, is_dry=is_dry)
+        assert context.run("table inet tortie {\n set s { type ipv6_addr; flags interval; }\n}") == []
+        assert "ipv6_addr" in nft("list", "ruleset")
+        nft("flush", "ruleset")
+        [error] = context.run("table inet tortie {\n chain c { ip saddr @s drop; }\n}")
+        assert error == TextError(2, "No such file or directory")

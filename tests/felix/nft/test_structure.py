@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from felix.nfnetlink import Reader
 from felix.nft.structure import read_structure
 from felix.nft.table import Structure
+from tests.felix.netns import Node
 
 pytestmark = pytest.mark.kernel
 
@@ -27,23 +29,30 @@ RULES = """table inet tortie {
 """
 
 
-async def loaded(nft: Callable[..., str], text: str) -> Structure:
+@pytest.fixture
+def reader(node: Node) -> Iterator[Reader]:  # noqa: ARG001 - inside its namespace
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
+async def loaded(reader: Reader, nft: Callable[..., str], text: str) -> Structure:
     with contextlib.suppress(AssertionError):
         nft("delete", "table", "inet", "tortie")
     nft(text=text)
-    structure = await read_structure("tortie")
+    structure = await read_structure(reader, "tortie")
     assert structure is not None
     return structure
 
 
-async def test_what_is_read_depends_on_the_text_alone(nft: Callable[..., str]) -> None:
-    before = await loaded(nft, RULES)
+async def test_what_is_read_depends_on_the_text_alone(reader: Reader, nft: Callable[..., str]) -> None:
+    before = await loaded(reader, nft, RULES)
     nft(text="table ip tortie {\n chain c { drop; }\n}\ntable inet o {\n chain c { drop; }\n set s { type mark; }\n}")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, contextlib.suppress(OSError):
         datagram.sendto(b"counted", ("127.0.0.1", 9))
     assert "packets 0" not in nft("list", "chain", "inet", "tortie", "output")
-    assert await read_structure("tortie") == before
-    assert await loaded(nft, RULES) == before
+    assert await read_structure(reader, "tortie") == before
+    assert await loaded(reader, nft, RULES) == before
 
 
 @pytest.mark.parametrize(
@@ -68,18 +77,18 @@ async def test_what_is_read_depends_on_the_text_alone(nft: Callable[..., str]) -
     ],
 )
 async def test_what_is_changed_in_the_text_differs_and_nothing_else(
-    nft: Callable[..., str], old: str, new: str, differing: set[str]
+    reader: Reader, nft: Callable[..., str], old: str, new: str, differing: set[str]
 ) -> None:
-    before, after = await loaded(nft, RULES), await loaded(nft, RULES.replace(old, new))
+    before, after = await loaded(reader, nft, RULES), await loaded(reader, nft, RULES.replace(old, new))
     one, other = ({**each.chains, **each.sets} for each in (before, after))
     assert {name for name in {*one, *other} if one.get(name) != other.get(name)} == differing
 
 
-async def test_sets_without_a_name_are_their_rules_affair(nft: Callable[..., str]) -> None:
-    structure = await loaded(nft, RULES.replace("drop", "tcp dport { 80, 443 } drop"))
+async def test_sets_without_a_name_are_their_rules_affair(reader: Reader, nft: Callable[..., str]) -> None:
+    structure = await loaded(reader, nft, RULES.replace("drop", "tcp dport { 80, 443 } drop"))
     assert set(structure.sets) == {"s", "m"}
 
 
-async def test_there_may_be_no_table(nft: Callable[..., str]) -> None:
+async def test_there_may_be_no_table(reader: Reader, nft: Callable[..., str]) -> None:
     nft(text="table ip tortie {\n}")
-    assert await read_structure("tortie") is None
+    assert await read_structure(reader, "tortie") is None
