@@ -19,7 +19,16 @@ from collections.abc import Container, Iterable
 from typing import Final, NamedTuple
 
 from felix.netlink import ATTRIBUTE, Failure, NetlinkSocket, attribute, attributes, message
-from felix.nfnetlink import FAMILY_HEADER, NETLINK_NETFILTER, NfFamily, Reader, Subsystem, nested, request
+from felix.nfnetlink import (
+    FAMILY_HEADER,
+    NETLINK_NETFILTER,
+    NfFamily,
+    Reader,
+    Subsystem,
+    closing_aside,
+    nested,
+    request,
+)
 
 _GET: Final = 1  # IPCTNL_MSG_CT_GET
 _DELETE: Final = 2
@@ -47,40 +56,31 @@ class Flow(NamedTuple):
     entry: bytes  # what names it to the kernel
 
 
-class Conntrack:
-    """The connections of the network namespace that this is made in. One task at a time may use it."""
+async def flows(addresses: Container[bytes]) -> list[Flow]:
+    """Return the connections, of both families, whose client or server is among the addresses. Raises OSError."""
 
-    def __init__(self) -> None:
-        self._reader = Reader()
-        self._netlink = NetlinkSocket(NETLINK_NETFILTER)
+    def parse(data: bytes, start: int, end: int) -> Flow | None:
+        # Nearly all rows are of others: they are told by two slices. The two tuples come first, in this order.
+        size = _ADDRESS_BYTES.get(data[start])
+        original = start + FAMILY_HEADER.size
+        reply = original + (ATTRIBUTE.unpack_from(data, original)[0] + 3 & ~3)
+        if size is None or ATTRIBUTE.unpack_from(data, reply)[1] & 0x3FFF != _TUPLE_REPLY:
+            return None
+        client = data[original + _SOURCE : original + _SOURCE + size]
+        server = data[reply + _SOURCE : reply + _SOURCE + size]
+        if client not in addresses and server not in addresses:
+            return None
+        return _flow(data, start, end, client, server)
 
-    def close(self) -> None:
-        """Let go of the kernel."""
-        self._reader.close()
-        self._netlink.close()
+    with closing_aside(Reader()) as reader:
+        return await reader.dump(request(Subsystem.CONNTRACK, _GET, 0, NfFamily.UNSPECIFIED), parse)
 
-    async def flows(self, addresses: Container[bytes]) -> list[Flow]:
-        """Return the connections, of both families, whose client or server is among the addresses. Raises OSError."""
 
-        def parse(data: bytes, start: int, end: int) -> Flow | None:
-            # Nearly all rows are of others: they are told by two slices. The two tuples come first, in this order.
-            size = _ADDRESS_BYTES.get(data[start])
-            original = start + FAMILY_HEADER.size
-            reply = original + (ATTRIBUTE.unpack_from(data, original)[0] + 3 & ~3)
-            if size is None or ATTRIBUTE.unpack_from(data, reply)[1] & 0x3FFF != _TUPLE_REPLY:
-                return None
-            client = data[original + _SOURCE : original + _SOURCE + size]
-            server = data[reply + _SOURCE : reply + _SOURCE + size]
-            if client not in addresses and server not in addresses:
-                return None
-            return _flow(data, start, end, client, server)
-
-        return await self._reader.dump(request(Subsystem.CONNTRACK, _GET, 0, NfFamily.UNSPECIFIED), parse)
-
-    async def delete(self, doomed: Iterable[Flow]) -> list[Failure]:
-        """Delete connections; return what failed, by position. One that has ended meanwhile is no failure."""
-        requests = (message(Subsystem.CONNTRACK << 8 | _DELETE, 0, flow.entry) for flow in doomed)
-        return [failure for failure in await self._netlink.write(requests) if failure.errno != errno.ENOENT]
+async def delete(doomed: Iterable[Flow]) -> list[Failure]:
+    """Delete connections; return what failed, by position. One that has ended meanwhile is no failure."""
+    requests = (message(Subsystem.CONNTRACK << 8 | _DELETE, 0, flow.entry) for flow in doomed)
+    with closing_aside(NetlinkSocket(NETLINK_NETFILTER)) as netlink:
+        return [failure for failure in await netlink.write(requests) if failure.errno != errno.ENOENT]
 
 
 def _flow(data: bytes, start: int, end: int, client: bytes, server: bytes) -> Flow:

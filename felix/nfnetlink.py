@@ -5,10 +5,12 @@ Requests begin with a family and a resource id, numbers in attributes are big-en
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from felix.netlink import HEADER, NetlinkSocket, attribute, message
 
@@ -78,18 +80,33 @@ def read_name(payload: bytes) -> str:
     return payload.rstrip(b"\0").decode(errors="replace")
 
 
-class Reader:
-    """A socket for answers and dumps, one at a time, in the network namespace of the thread that makes it.
+class _Closable(Protocol):
+    def close(self) -> None: ...
 
-    It is kept, because to close a socket of this protocol may have to wait until the kernel has tidied up after
-    somebody's transaction, 15 ms, and the event loop with it.
+
+Closable = TypeVar("Closable", bound=_Closable)
+
+
+@contextlib.contextmanager
+def closing_aside(socket: Closable) -> Iterator[Closable]:
+    """Close a socket of this protocol at the end, in a thread.
+
+    That may have to wait until the kernel has tidied up after somebody's nf_tables transaction, 15 ms.
     """
+    try:
+        yield socket
+    finally:
+        asyncio.get_running_loop().run_in_executor(None, socket.close)
+
+
+class Reader:
+    """A socket for answers and dumps, one at a time, in the network namespace of the thread that makes it."""
 
     def __init__(self) -> None:
         self._netlink = NetlinkSocket(NETLINK_NETFILTER)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket. May wait: see `closing_aside`."""
         self._netlink.close()
 
     def ask(self, message: bytes) -> bytes:
@@ -102,8 +119,8 @@ class Reader:
             try:
                 rows, was_interrupted = await self._netlink.dump(message, parse)
             except BaseException:  # what is left of it must not be taken for the next one's
-                self._netlink.close()
-                self._netlink = NetlinkSocket(NETLINK_NETFILTER)
+                with closing_aside(self._netlink):
+                    self._netlink = NetlinkSocket(NETLINK_NETFILTER)
                 raise
             if not was_interrupted:
                 break

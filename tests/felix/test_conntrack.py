@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from felix.conntrack import Conntrack, Flow
+from felix import conntrack
+from felix.conntrack import Flow
 from felix.nft.elements import ElementChange, Value
 from felix.nft.enforcement import Change, Enforcement
 from felix.nft.kerneltable import KernelRuleTable
@@ -33,13 +34,6 @@ def node() -> Iterator[PodNode]:
             yield node
     finally:
         node.destroy()
-
-
-@pytest.fixture
-def conntrack(node: PodNode) -> Iterator[Conntrack]:  # noqa: ARG001 - inside its namespace
-    conntrack = Conntrack()
-    yield conntrack
-    conntrack.close()
 
 
 @pytest.fixture
@@ -99,9 +93,7 @@ async def free(enforcement: Enforcement, node: PodNode) -> Enforcement:
 
 
 @pytest.mark.usefixtures("free")
-async def test_connections_are_found_by_their_client_and_by_their_server(
-    node: PodNode, conntrack: Conntrack, family: Family
-) -> None:
+async def test_connections_are_found_by_their_client_and_by_their_server(node: PodNode, family: Family) -> None:
     server = node.listen(family, B, 8080)
     ours, theirs = node.connect(family, A, server)
     datagram = node.socket(family, A, socket.SOCK_DGRAM)
@@ -121,7 +113,7 @@ async def test_connections_are_found_by_their_client_and_by_their_server(
 
 @pytest.mark.usefixtures("free")
 async def test_a_translated_connection_is_told_by_its_real_ends(
-    node: PodNode, conntrack: Conntrack, family: Family, nft: Callable[..., None]
+    node: PodNode, family: Family, nft: Callable[..., None]
 ) -> None:
     ip, service = ("ip", "10.96.0.1") if family is Family.IPV4 else ("ip6", "fd96::1")
     real = node.address(family, B) if family is Family.IPV4 else f"[{node.address(family, B)}]"
@@ -147,7 +139,7 @@ async def test_a_translated_connection_is_told_by_its_real_ends(
 
 
 @pytest.mark.usefixtures("free")
-async def test_only_what_is_named_is_deleted(node: PodNode, conntrack: Conntrack, family: Family) -> None:
+async def test_only_what_is_named_is_deleted(node: PodNode, family: Family) -> None:
     server = node.listen(family, B, 8080)
     ends = [node.connect(family, A, server) for _ in range(3)]
     flows = await conntrack.flows({node.packed(family, A)})
@@ -161,7 +153,7 @@ async def test_only_what_is_named_is_deleted(node: PodNode, conntrack: Conntrack
 
 
 @pytest.mark.usefixtures("free")
-async def test_a_connection_that_has_ended_is_no_failure(node: PodNode, conntrack: Conntrack, family: Family) -> None:
+async def test_a_connection_that_has_ended_is_no_failure(node: PodNode, family: Family) -> None:
     datagram = node.socket(family, A, socket.SOCK_DGRAM)
     for port in range(1000, 1600):
         datagram.sendto(b"hello", (node.address(family, C), port))
@@ -174,7 +166,7 @@ async def test_a_connection_that_has_ended_is_no_failure(node: PodNode, conntrac
 
 
 async def test_a_deny_that_arrives_cuts_what_it_denies_and_nothing_else(
-    free: Enforcement, node: PodNode, conntrack: Conntrack, family: Family
+    free: Enforcement, node: PodNode, family: Family
 ) -> None:
     servers = [node.listen(family, B, 8080), node.listen(family, C, 8080)]
     denied, allowed = node.connect(family, A, servers[0]), node.connect(family, A, servers[1])
@@ -196,7 +188,7 @@ async def test_a_deny_that_arrives_cuts_what_it_denies_and_nothing_else(
 
 
 async def test_without_a_reset_rule_the_other_side_revives_what_was_deleted(
-    enforcement: Enforcement, node: PodNode, conntrack: Conntrack, family: Family
+    enforcement: Enforcement, node: PodNode, family: Family
 ) -> None:
     """Why the rules need one: conntrack takes up a connection in its middle, from whichever side."""
     await enforcement.sync(node.content(FREE, {"free": "accept"}))
