@@ -18,7 +18,8 @@ from policy.policies import Action
 def doubtful(ruleset: Ruleset, delta: Delta) -> set[bytes]:
     """Return the addresses of pods whose connections a delta may deny; `ruleset` is the one after it."""
     found = {address for address, (before, after) in delta.endpoints.items() if before and after}
-    suspects = {name for name, chain in ruleset.chains.items() if _denies_more(chain, delta.members_changed)}
+    changes = delta.members_changed
+    suspects = {name for name, chain in ruleset.chains.items() if _denies_more(chain, changes)} if changes else set()
     if suspects:
         for address, endpoint in ruleset.endpoints.items():
             if any(_reaches(ruleset, target, suspects) for target in endpoint.targets):
@@ -28,13 +29,16 @@ def doubtful(ruleset: Ruleset, delta: Delta) -> set[bytes]:
 
 def _denies_more(chain: Chain, changes: Mapping[str, MemberChange]) -> bool:
     """Whether somebody is no longer let through, or is now among those who are not."""
-    for rule in chain.rules if changes else ():
-        for clause in rule.clauses:
-            for ref in clause.sets:
-                change = changes.get(ref.name)
-                if change is not None and (change.removed or rule.action is not Action.ACCEPT):
-                    return True
-    return False
+    touched = {ref.name for ref in chain.sets if ref.name in changes}
+    if any(changes[name].removed for name in touched):
+        return True
+    return bool(touched) and any(
+        ref.name in touched
+        for rule in chain.rules
+        if rule.action is not Action.ACCEPT
+        for clause in rule.clauses
+        for ref in clause.sets
+    )
 
 
 def _reaches(ruleset: Ruleset, target: Target, chains: set[str]) -> bool:
