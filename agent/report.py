@@ -142,6 +142,7 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     pod_cidrs: list[str] = msgspec.field(name="podCIDRs")
     sessions_established: int
     sessions_configured: int
+    sessions_pending: int  # not yet taken over by the speaker as they are configured
     routes_installed: int
     routes_pending: int
     routes_refused: int

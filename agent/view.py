@@ -209,6 +209,7 @@ class View:
             pod_cidrs=[str(prefix) for prefix in routing.own_prefixes],
             sessions_established=self._established(),
             sessions_configured=len(routing.peers),
+            sessions_pending=len(health.sessions_out_of_sync),
             routes_installed=routing.fib.count,
             routes_pending=routing.fib.pending,
             routes_refused=len(routing.fib.errors),

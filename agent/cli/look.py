@@ -60,7 +60,10 @@ def _print_status(report: StatusReport) -> None:
     word = Text("ready", "green") if report.ready else Text("not ready", "red")
     asn = f"AS {report.local_asn}, router id {report.router_id}" if report.local_asn else "no BGP identity yet"
     out.print(Text.assemble((report.node, "bold"), ": ", word, f", {asn}, up {duration(report.uptime_seconds)}"))
-    out.print(f"  sessions   {report.sessions_established} of {report.sessions_configured} established")
+    sessions = f"{report.sessions_established} of {report.sessions_configured} established"
+    if report.sessions_pending:
+        sessions += f", {report.sessions_pending} to be changed"
+    out.print(f"  sessions   {sessions}")
     kernel = f"{report.routes_installed} in the kernel"
     if report.routes_pending:
         kernel += f", {report.routes_pending} pending"

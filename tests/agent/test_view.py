@@ -89,6 +89,13 @@ async def test_one_peer_down_does_not_make_a_node_unready(world: World) -> None:
     assert (report.sessions_established, report.sessions_configured) == (1, 2)
 
 
+async def test_a_session_the_speaker_has_not_taken_over_yet_is_pending(world: World) -> None:
+    view = await started(world)
+    await world.configure()
+    world.speaker.out_of_sync = frozenset({world.host(2)})
+    assert view.status().sessions_pending == 1
+
+
 async def test_a_node_alone_in_its_cluster_is_ready(world: World) -> None:
     view = await started(world)
     await world.configure(nodes={"n1": world.node(1)})

@@ -72,6 +72,7 @@ STATUS = StatusReport(
     pod_cidrs=["10.42.0.0/24"],
     sessions_established=0,
     sessions_configured=2,
+    sessions_pending=1,
     routes_installed=1,
     routes_pending=0,
     routes_refused=0,
