@@ -171,8 +171,10 @@ def fail_link(
     Example: tortie lab fail link n1:tor-1
     """
 
+    a, b = _ends(ends)
+
     async def do() -> None:
-        await (await _found(lab)).fail_link(*_ends(ends), silent=silent)
+        await (await _found(lab)).fail_link(a, b, silent=silent)
 
     _run(do())
 
@@ -184,8 +186,10 @@ def heal_link(ends: LinkArgument, lab: LabOption = "") -> None:
     Example: tortie lab heal link n1:tor-1
     """
 
+    a, b = _ends(ends)
+
     async def do() -> None:
-        await (await _found(lab)).heal_link(*_ends(ends))
+        await (await _found(lab)).heal_link(a, b)
 
     _run(do())
 

@@ -54,7 +54,7 @@ async def topology(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except CommandError as error:
         pytest.skip(f"no user namespace for an unprivileged user here: {error.text.strip()}")
     directory = tmp_path_factory.mktemp("rootless")
-    for path in (directory, *directory.parents[:2]):
+    for path in (directory, *directory.parents[:3]):
         if str(path) not in {"/", "/tmp"}:
             path.chmod(path.stat().st_mode | 0o055)
     file = directory / "lab.yaml"
