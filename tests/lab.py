@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pytest
 import yaml
@@ -28,7 +28,7 @@ from agent.lab.topology import parse
 from inet.prefix import Family
 
 LOG_TAIL = 40
-_failed = pytest.StashKey[bool]()
+_FAILED: Final = pytest.StashKey[bool]()
 _numbers = itertools.count(1)
 
 
@@ -52,8 +52,13 @@ class Apply(Protocol):
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     if report.failed:
-        item.stash[_failed] = True
+        item.stash[_FAILED] = True
     return report
+
+
+def has_failed(item: pytest.Item) -> bool:
+    """Whether a test, or its setup, has failed by now."""
+    return item.stash.get(_FAILED, False)
 
 
 @pytest.fixture(params=list(Family), ids=lambda family: family.label)
@@ -102,8 +107,8 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[B
     yield build
     for state in built:
         if state.path.exists():
-            if request.node.stash.get(_failed, False):
-                _show_logs(state)
+            if has_failed(request.node):
+                show_logs(state)
             await tear_down(state)
 
 
@@ -119,7 +124,8 @@ def missing(topology: Mapping[str, Any]) -> str:
     return ""
 
 
-def _show_logs(state: State) -> None:
+def show_logs(state: State) -> None:
+    """Show the end of every log with the test that failed."""
     for log in sorted(state.path.glob("machines/*/*.log")):
         lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL:]
         print(f"--- {log}", *lines, sep="\n")  # noqa: T201 - pytest shows it with the failure

@@ -170,7 +170,6 @@ def fail_link(
 
     Example: tortie lab fail link n1:tor-1
     """
-
     a, b = _ends(ends)
 
     async def do() -> None:
@@ -185,7 +184,6 @@ def heal_link(ends: LinkArgument, lab: LabOption = "") -> None:
 
     Example: tortie lab heal link n1:tor-1
     """
-
     a, b = _ends(ends)
 
     async def do() -> None:

@@ -53,6 +53,7 @@ CONNECTING: set[int] = set()
 _CEASE = 6  # RFC 4271 section 4.5
 _ADMINISTRATIVE_SHUTDOWN = 2  # RFC 4486
 _PEER_DECONFIGURED = 3  # RFC 4486
+_CONNECTION_COLLISION = 7  # RFC 4486
 
 
 class Poller:
@@ -205,6 +206,18 @@ def peer_connect(original: Any, peer: Any) -> Iterator[Any]:
             raise NetworkError("no answer")
 
 
+def peer_handle_connection(original: Any, peer: Any, connection: Any) -> Any:
+    """Refuse a second connection while the first is in OpenConfirm.
+
+    ExaBGP gives the first one up if the peer has the higher identifier (RFC 4271 section 6.8). But our KEEPALIVE is
+    under way on it: the peer may find it established, then lost, and when we have just restarted that is a second
+    restart, at which it drops the routes it kept for us (RFC 4724 section 4.2).
+    """
+    if peer.fsm == FSM.OPENCONFIRM:
+        return connection.notification(_CEASE, _CONNECTION_COLLISION, "another connection is in OpenConfirm")
+    return original(peer, connection)
+
+
 def peer_reset(original: Any, peer: Any, message: str = "", error: Any = "") -> None:
     """End a session or an attempt: tell the API why, and try again within the ConnectRetryTime.
 
@@ -286,6 +299,7 @@ def mend_all() -> None:
     mend(Outgoing, "establish", outgoing_establish)
     mend(KA, "__init__", keepalive_init)
     mend(Peer, "_connect", peer_connect)
+    mend(Peer, "handle_connection", peer_handle_connection)
     mend(Peer, "_main", peer_main)
     mend(Peer, "_reset", peer_reset)
     mend(Peer, "_stop", peer_stop)
