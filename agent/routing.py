@@ -372,6 +372,7 @@ class Routing:
     def _on_speaker_lost(self, event: SpeakerLost) -> None:
         log.error("speaker.lost", reason=event.reason)
         for peer in self.peers.values():
+            self._welcome_back(peer)  # it was: this end is no word of the peer's
             if peer.established is not None:
                 self._note_down(peer, event.reason)
             self._act(peer, peer.retention.handle(RestartEvent.SPEAKER_LOST, self._now()))

@@ -192,6 +192,17 @@ async def test_losing_our_own_speaker_touches_no_route(world: World) -> None:
     assert world.speaker.adj_rib_out[world.host(3)].keys() == {world.cidr(1)}
 
 
+async def test_our_speaker_may_be_lost_again_and_again_before_a_peer_has_said_a_word(world: World) -> None:
+    await world.configure()
+    await world.up(2)
+    await world.hear(2, [world.cidr(2)])
+    for _ in range(5):
+        world.speaker.lose()
+        await world.pass_time(100)
+        await world.up(2)
+    assert world.kernel() == {world.cidr(2): (world.hop(2),)}
+
+
 async def test_routes_of_before_the_restart_stay_until_every_peer_was_heard(world: World) -> None:
     await world.configure()
     for number in (2, 3):
