@@ -152,3 +152,45 @@ def test_keepalives_are_sent_as_often_as_asked_and_at_least_three_in_a_hold_time
         server.mend_all()
         assert KA(None, protocol).send_timer.keepalive == {sent}
     """)
+
+
+COLLISION = """
+    from types import SimpleNamespace
+    from bgp.speaker.exabgp import server
+    from exabgp.bgp.fsm import FSM
+    from exabgp.environment import getenv
+    from exabgp.logger import log
+    from exabgp.protocol.ip import IPv4
+    from exabgp.reactor import peer as module
+    log.init(getenv())
+    module.Protocol = lambda peer: SimpleNamespace(accept=lambda connection: connection)
+
+    class Peer(module.Peer):
+        def __init__(self, state):
+            opened = SimpleNamespace(router_id=IPv4.create("10.0.0.2"))
+            self.proto = self.first = SimpleNamespace(negotiated=SimpleNamespace(received_open=opened))
+            self.neighbor = {"router-id": IPv4.create("10.0.0.1")}
+            self.fsm = FSM(self, state)
+            self._delay = SimpleNamespace(reset=lambda: None)
+        stopping = lambda self: False
+        id = lambda self: "peer"
+        _close = lambda self, message: None
+
+    def keeps_the_first(state):
+        peer = Peer(state)
+        second = SimpleNamespace(notification=lambda code, subcode, text: (code, subcode), name=lambda: "second")
+        answer = peer.handle_connection(second)
+        assert answer == ((6, 7) if peer.proto is peer.first else None)
+        return peer.proto is peer.first
+"""
+
+
+def test_a_second_connection_is_refused_from_open_confirm_on_whoever_has_the_higher_identifier() -> None:
+    in_a_process_of_its_own(
+        textwrap.dedent(COLLISION)
+        + "assert not keeps_the_first(FSM.OPENCONFIRM)\n"
+        + "server.mend_all()\n"
+        + "assert keeps_the_first(FSM.OPENCONFIRM)\n"
+        + "assert keeps_the_first(FSM.ESTABLISHED)\n"
+        + "assert not keeps_the_first(FSM.OPENSENT)\n"
+    )
