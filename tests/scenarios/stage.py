@@ -146,6 +146,9 @@ async def _amiss_at_node(scene: Scene, lab: Lab, node: str) -> list[str]:
         found.append(f"{node}: {report.sessions_established} of {scene.sessions[node]} sessions")
     if report.sessions_pending:
         found.append(f"{node} has {report.sessions_pending} sessions to change")
+    stale = sum(family.stale for peer in (await nodes.peers(lab, node)).values() for family in peer.families)
+    if stale:
+        found.append(f"{node} has {stale} stale paths")
     if report.restarting:
         found.append(f"{node} waits for {', '.join(report.waiting_for)}")
     if report.routes_pending:
