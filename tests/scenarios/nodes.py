@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from agent.cli.client import RefusedError, UnreachableError, ask
 from agent.lab import processes
+from agent.lab.kernelroutes import KernelRoute, kernel_routes
 from agent.lab.lab import Lab
 from agent.lab.namespaces import CommandError
 from agent.lab.processes import Process
@@ -107,3 +108,8 @@ def _child(parent: Process, program: str) -> Process:
             if child is not None and any(word.endswith(program) for word in words):
                 return child
     raise FileNotFoundError(f"process {parent.pid} has no child {program}")
+
+
+async def own_routes(lab: Lab, node: str) -> frozenset[KernelRoute]:
+    """Return a node's kernel routes of our protocol; others', such as a link's own, come and go as they like."""
+    return frozenset(route for route in await kernel_routes(lab, node) if route.protocol == "97")

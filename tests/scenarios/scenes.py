@@ -146,7 +146,11 @@ def _racks() -> Scene:
             "links": [[node, router] for node in nodes for router in routers],
         },
         {
-            "cluster.yaml": [bgp_configuration(nodeMesh={"enabled": False})],
+            "cluster.yaml": [
+                bgp_configuration(
+                    nodeMesh={"enabled": False}, timers={"holdTimeSeconds": 6, "connectRetryTimeSeconds": 1}
+                )
+            ],
             "racks.yaml": [
                 bgp_node_profile(f"rack-{rack}", nodeSelector={"matchLabels": {"rack": rack}}, localASN=asn)
                 for rack, asn in (("a", 65001), ("b", 65002))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent.lab.kernelroutes import kernel_routes
 from agent.lab.lab import Lab
 from agent.lab.namespaces import CommandError, run
 from agent.lab.wait import eventually
@@ -103,7 +102,7 @@ async def test_a_session_waits_for_its_secret_and_says_so(net: Lab, apply: Apply
 
 async def test_a_second_agent_on_the_node_is_refused(net: Lab, tmp_path: Path) -> None:
     words = ("agent", "--config", str(tmp_path), "--node", "n1", "--run-dir", str(tmp_path / "run"))
-    running, before = nodes.agent_of(net, "n1"), await kernel_routes(net, "n1")
+    running, before = nodes.agent_of(net, "n1"), await nodes.own_routes(net, "n1")
     async with unharmed(net):
         with pytest.raises(CommandError) as refused:
             await net.run("n1", nodes.TORTIE, *words)
@@ -111,7 +110,7 @@ async def test_a_second_agent_on_the_node_is_refused(net: Lab, tmp_path: Path) -
         said = f"another tortie agent runs on this node already (process {running.pid}); stop it first"
         assert said in " ".join(refused.value.text.split())
     assert running.is_alive
-    assert await kernel_routes(net, "n1") == before
+    assert await nodes.own_routes(net, "n1") == before
 
 
 async def test_a_peer_added_while_the_disk_is_full_comes_up_when_there_is_room(net: Lab, apply: Apply) -> None:

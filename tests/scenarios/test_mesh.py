@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from agent.lab.kernelroutes import kernel_routes
 from agent.lab.lab import Lab
 from agent.lab.topology import Announcement
-from agent.lab.traffic import traffic
+from agent.lab.traffic import route_events, traffic
 from agent.lab.wait import eventually
 from inet.prefix import Family
 from tests.lab import Apply
@@ -250,3 +251,27 @@ async def test_of_two_nodes_with_overlapping_pod_cidrs_the_first_keeps_them(net:
         assert await ways(net, "n3") == before
         path.write_text(text)
     assert not any(stream.lost for stream in streams.values()), [*map(str, streams.values())]
+
+
+async def test_a_bridge_killed_six_times_in_a_minute_costs_no_packet_and_no_route(net: Lab) -> None:
+    async with (
+        route_events(net, *MESH.topology["nodes"]) as events,
+        traffic(net, "p1", "p2", flows=1) as streams,
+        traffic(net, "p4", "p1", flows=1) as from_bird,
+    ):
+        for death in range(1, 7):
+            nodes.bridge_of(net, "n1").send(signal.SIGKILL)
+            await eventually(
+                partial(nodes.status, net, "n1"),
+                lambda report, death=death: (report.speaker_restarts, report.sessions_established) == (death, 8),
+                within_s=40,
+            )
+            await eventually(partial(bridge_runs, net))
+    assert not any(it.lost for it in (*streams.values(), *from_bird.values())), [*map(str, streams.values())]
+    assert not any(it.lines for it in events.values()), [*map(str, events.values())]
+    assert "restarted 6 times" in await nodes.tortie(net, "n1", "status")
+
+
+def bridge_runs(lab: Lab) -> bool:
+    """Whether the node's speaker is whole. Raises OSError while it is not."""
+    return nodes.bridge_of(lab, "n1").is_alive
