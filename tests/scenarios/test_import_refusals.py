@@ -46,7 +46,7 @@ LIES: Final = (
 async def test_what_a_router_must_not_say_is_refused_with_the_reason(net: Lab, family: Family, daemon: str) -> None:
     router, us = f"ext-{daemon}", net.address("n1", family, towards=f"ext-{daemon}")
     peer = str(net.address(router, family))
-    before, routes = await nodes.peers(net, "n1"), await nodes.own_routes(net, "n1")
+    before = await nodes.peers(net, "n1")
     # BIRD says its own next hop whatever it is told.
     lies = {
         lie.prefixes[list(Family).index(family)]: lie for lie in LIES if not (lie.next_hop_is_ours and daemon == "bird")
@@ -68,7 +68,7 @@ async def test_what_a_router_must_not_say_is_refused_with_the_reason(net: Lab, f
     shown = await nodes.tortie(net, "n1", "routes", "available")
     assert all(f"refused: {prefix} {lie.reason.format(us=us)}" in shown for prefix, lie in lies.items())
     assert "refused (tortie routes available)" in await nodes.tortie(net, "n1", "peers")
-    assert await nodes.own_routes(net, "n1") == routes
+    assert not lies.keys() & {it.prefix for it in await nodes.own_routes(net, "n1") if it.ways}
     assert {it.peer: it.since for it in (await nodes.peers(net, "n1")).values()} == {
         it.peer: it.since for it in before.values()
     }
@@ -88,7 +88,7 @@ def says(reason: str, paths: Sequence[AvailableRoute]) -> bool:
     return [reason in path.note for path in paths] == [True]
 
 
-@every_daemon
+@pytest.mark.parametrize("daemon", DAEMONS[:2])
 async def test_prefixes_beyond_the_maximum_are_counted_and_left_out(
     net: Lab, apply: Apply, family: Family, daemon: str
 ) -> None:
