@@ -41,14 +41,16 @@ class Stage:
         self.scene = scene
         self._directory = directory
         self._lab: Lab | None = None
+        self._is_whole = False  # nothing was built or mended since everything was looked at
 
     async def enter(self) -> Lab:
         """Return the lab with everything in it working. Skips the test where it cannot be built."""
         if lacking := missing(self.scene.topology):
             pytest.skip(lacking)
         if self._lab is None:
-            self._lab = await self._build()
-        await self.settled(self._lab)
+            self._lab, self._is_whole = await self._build(), False
+        await self.settled(self._lab, look_everywhere=not self._is_whole)
+        self._is_whole = True
         return self._lab
 
     async def leave(self) -> None:
@@ -61,8 +63,10 @@ class Stage:
         for number in faults.cut | faults.silent:
             cable = lab.plan.cables[number]
             await lab.heal_link(cable.a.machine, cable.b.machine)
+        self._is_whole = not (faults.off or faults.cut or faults.silent)
         for machine in (*lab.plan.speakers, *self.scene.sessions):
             if not lab.is_running(machine):
+                self._is_whole = False
                 await _stop_rest(lab, machine)
                 await lab.start(machine)
         before = {node: await nodes.batches_taken(lab, node) for node in self.scene.sessions}
@@ -78,10 +82,11 @@ class Stage:
                 show_logs(lab.state)
             await tear_down(lab.state)
 
-    async def settled(self, lab: Lab) -> None:
-        """Wait until nothing is amiss."""
+    async def settled(self, lab: Lab, *, look_everywhere: bool = True) -> None:
+        """Wait until nothing is amiss, as our nodes see it or, if wanted, at every machine."""
         what = f"every session up and every route in place ({self.scene.name})"
-        await eventually(partial(self.amiss, lab), [].__eq__, within_s=SETTLE_DEADLINE_S, what=what)
+        probe = partial(self.amiss, lab, look_everywhere=look_everywhere)
+        await eventually(probe, [].__eq__, within_s=SETTLE_DEADLINE_S, what=what)
 
     async def without_graceful_restart(self, lab: Lab) -> None:
         """Have no node offer it any more, until the test ends."""
@@ -93,10 +98,10 @@ class Stage:
             await eventually(partial(_are_renewed, lab, node, peers), within_s=30, what=f"new sessions of {node}")
         await self.settled(lab)
 
-    async def amiss(self, lab: Lab) -> list[str]:
+    async def amiss(self, lab: Lab, *, look_everywhere: bool) -> list[str]:
         """Return what is not as it has to be."""
         found = [text for node in self.scene.sessions for text in await _amiss_at_node(self.scene, lab, node)]
-        if found:
+        if found or not look_everywhere:
             return found
         seen = await look(lab)
         return [
@@ -107,7 +112,7 @@ class Stage:
                 for session in seen.sessions
                 if session.state != "Established"
             ),
-            *await _routes_amiss(self.scene, lab),
+            *await _kernels_amiss(self.scene, lab),
         ]
 
     async def _build(self) -> Lab:
@@ -149,6 +154,10 @@ async def _amiss_at_node(scene: Scene, lab: Lab, node: str) -> list[str]:
     stale = sum(family.stale for peer in (await nodes.peers(lab, node)).values() for family in peer.families)
     if stale:
         found.append(f"{node} has {stale} stale paths")
+    rows = await nodes.installed(lab, node)
+    for prefix in _foreign_pods(lab, node):
+        if prefix not in rows or len(rows[prefix].via) != scene.ways or rows[prefix].state != "in kernel":
+            found.append(f"{node} has {rows.get(prefix)} for {prefix}")
     if report.restarting:
         found.append(f"{node} waits for {', '.join(report.waiting_for)}")
     if report.routes_pending:
@@ -156,20 +165,24 @@ async def _amiss_at_node(scene: Scene, lab: Lab, node: str) -> list[str]:
     return found
 
 
-async def _routes_amiss(scene: Scene, lab: Lab) -> list[str]:
+def _foreign_pods(lab: Lab, node: str) -> set[str]:
+    return {str(cidr) for other, facts in lab.plan.nodes.items() for cidr in facts.pod_cidrs if other != node}
+
+
+async def _kernels_amiss(scene: Scene, lab: Lab) -> list[str]:
     """Every node has a way, or as many as there are routers, to the pods of every other node."""
     found = []
     for machine in lab.plan.nodes:
         try:
             last_wins = sorted(await kernel_routes(lab, machine), key=lambda route: route.metric, reverse=True)
-            routes = {route.prefix: route for route in last_wins}
         except CommandError as error:
             return [str(error)]
-        for other, node in lab.plan.nodes.items():
-            for prefix in map(str, node.pod_cidrs) if other != machine else ():
-                ways = len(routes[prefix].ways) if prefix in routes else 0
-                if ways != scene.ways:
-                    found.append(f"{machine} has {ways} ways to {prefix}")
+        ways = {route.prefix: len(route.ways) for route in last_wins}
+        found += [
+            f"{machine} has {ways.get(prefix, 0)} ways to {prefix}"
+            for prefix in _foreign_pods(lab, machine)
+            if ways.get(prefix) != scene.ways
+        ]
     return found
 
 

@@ -74,7 +74,7 @@ async def test_what_cannot_be_read_leaves_the_last_good_version_in_force(
         await eventually(partial(nodes.status, net, "n1"), lambda report: not report.problems)
 
 
-@pytest.mark.parametrize("daemon", DAEMONS)
+@pytest.mark.parametrize("daemon", DAEMONS[:2])
 async def test_a_session_waits_for_its_secret_and_says_so(net: Lab, apply: Apply, daemon: str) -> None:
     router = f"int-{daemon}"
     ours = {str(net.address(router, family)) for family in Family}
