@@ -80,6 +80,7 @@ class Link(asyncio.Protocol):
         """Read on."""
         if self._transport is not None and self._paused and not self._transport.is_closing():
             self._paused = False
+            self._heard_at = asyncio.get_running_loop().time()  # an answer may have waited as long as we did
             self._transport.resume_reading()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 
@@ -86,6 +87,16 @@ async def test_while_reading_is_paused_the_answer_is_awaited(both: Both) -> None
     done, _ = await asyncio.wait((asked,), timeout=0.2)
     assert not done
     both.link.resume()
+    assert await asked == (0, [])
+
+
+async def test_the_end_of_a_pause_is_no_end_of_patience(both: Both) -> None:
+    both.link.pause()
+    asked = asyncio.create_task(both.link.ask(["version"], 0.3))
+    await both.hears()
+    await both.says(b"done\n")
+    asyncio.get_running_loop().call_later(0.01, both.link.resume)
+    time.sleep(0.4)  # noqa: ASYNC251 - a busy machine: reading goes on in the moment in which patience would end
     assert await asked == (0, [])
 
 
