@@ -17,6 +17,7 @@ from typing import Final, Self
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # awatch cannot say when it has begun
 
 from agent.datastore import Batch, DatastoreHealth
+from agent.datastore.absences import Absences
 from agent.datastore.feed import Feed
 from agent.datastore.manifest_directory import ManifestDirectory, View
 from agent.objects.kinds import Keyed
@@ -45,6 +46,7 @@ class DirectoryDatastore:
         self._rescan_s = rescan_s
         self._retry_s = retry_s
         self._directory = ManifestDirectory(path)
+        self._absences = Absences(confirm_after_s=rescan_s)
         self._told: Mapping[Key, Keyed] = {}
         self._listed_at: float | None = None
         self._feed = Feed()
@@ -105,10 +107,13 @@ class DirectoryDatastore:
         for key, item in view.objects.items():
             if self._told.get(key) != item:
                 self._feed.put(item)
-        for key in self._told.keys() - view.objects.keys():
+        absent = frozenset(self._told.keys() - view.objects.keys())
+        gone = self._absences.judge(absent, len(self._told))
+        for key in gone:
             self._feed.delete(key)
-        self._told = view.objects
-        self._feed.set_problems(self._path, view.problems)
+        self._told = {**view.objects, **{key: self._told[key] for key in absent - gone}}
+        doubt = self._absences.problem
+        self._feed.set_problems(self._path, view.problems if doubt is None else (*view.problems, doubt))
 
 
 def read_directory(path: Path | str) -> tuple[list[Keyed], list[Problem]]:

@@ -298,3 +298,18 @@ def test_a_directory_is_checked_without_starting_anything(manifests: Path) -> No
         "a.yaml:9: BGPPeer y: spec.peerASN: 0 is not an AS number (1 to 4294967295)",
         "b.yaml:1: not YAML: did not find expected node content",
     ]
+
+
+async def test_a_directory_that_has_lost_most_of_its_files_is_asked_twice(manifests: Path, start: Start) -> None:
+    for number in range(6):
+        (manifests / f"{number}.yaml").write_text(peer(f"x{number}"))
+    follower = await start(rescan_s=0.5)
+
+    for number in range(5):
+        (manifests / f"{number}.yaml").unlink()
+
+    await follower.until(lambda: bool(follower.problems))
+    assert len(follower.objects) == 6
+    assert "5 of 6 objects are gone at once" in str(follower.problems[0])
+    await follower.until(lambda: not follower.problems)
+    assert follower.names == {"x5"}
