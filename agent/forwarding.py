@@ -93,6 +93,10 @@ class Forwarding:
             if len(afters) == 1 and (after := afters.pop()) and before and after != before:
                 await self._fib.move(before, after)
 
+    async def choose_resilient(self, *, wanted: bool) -> bool:
+        """Have flows stay on their next hops when others come; return False where the kernel has no such thing."""
+        return await self._fib.choose_resilient(wanted=wanted)
+
     def set_own(self, prefixes: Iterable[Prefix]) -> None:
         """Drop what goes to our own pod CIDRs and to none of our pods (never a blackhole for a single address)."""
         wanted = {prefix for prefix in prefixes if not prefix.is_host}

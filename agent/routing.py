@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -24,7 +25,7 @@ from bgp.deferral import Deferral
 from bgp.graceful_restart import Action, Retention
 from bgp.graceful_restart import Event as RestartEvent
 from bgp.path import PeerKey, Source
-from bgp.peering import Plan, PlannedSession, plan
+from bgp.peering import Complaint, Plan, PlannedSession, plan
 from bgp.rib import Rib
 from bgp.speaker import EndOfRib, Event, SessionDown, SessionUp, Speaker, SpeakerLost, Update
 from felix.fib import Fib
@@ -59,6 +60,14 @@ When both ends call, one may see a session up that the other one gives up for th
 
 CONNECTION_COLLISION: Final = (6, 7)
 """The NOTIFICATION that ends one of two connections with a peer, the other being kept (RFC 4486 section 4)."""
+
+NOT_RESILIENT: Final = Complaint(
+    kind="BGPConfiguration",
+    name="default",
+    field="spec.resilientMultipath",
+    reason="this kernel has no resilient nexthop groups, which came with Linux 5.13",
+    consequence="Flows may change their path when another one comes.",
+)
 
 log = structlog.get_logger("routing")
 
@@ -107,6 +116,8 @@ class Routing:
         if first:
             self.deferral = Deferral(started=self._now(), limit_s=config.graceful_restart_time_s or 0.0)
         self.rib.set_max_paths(config.max_paths)
+        if not await self.forwarding.choose_resilient(wanted=config.resilient_multipath):
+            self.plan = planned = replace(planned, complaints=(*planned.complaints, NOT_RESILIENT))
         self._announcer.own, self._announcer.is_transit = self.own_prefixes, node.is_transit
         self.forwarding.set_own(self.own_prefixes)
         for key in self.peers.keys() - planned.sessions.keys():

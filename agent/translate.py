@@ -57,6 +57,7 @@ def translate(objects: Iterable[Keyed]) -> tuple[config.BgpConfig, tuple[Complai
         listen_port=spec.listen_port,
         graceful_restart_time_s=spec.graceful_restart.restart_time_seconds if spec.graceful_restart.enabled else None,
         max_paths=spec.max_paths,
+        resilient_multipath=spec.resilient_multipath,
         accept=_ranges(spec.import_.accept),
         max_prefixes=spec.import_.max_prefixes,
         pod_cidrs=(network.spec.pod_cidrs or None) if network else None,

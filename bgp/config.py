@@ -111,6 +111,7 @@ class BgpConfig:
     listen_port: int = 179
     graceful_restart_time_s: int | None = 120
     max_paths: int = 64
+    resilient_multipath: bool = False  # whether flows stay on their path when another one comes back
     accept: tuple[PrefixRange, ...] = ()
     max_prefixes: int = 10000
     pod_cidrs: tuple[Prefix, ...] | None = None  # None: what the nodes' pod CIDRs add up to

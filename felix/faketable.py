@@ -25,6 +25,7 @@ class FakeRouteTable:
         self.foreign: dict[Prefix, Rival] = {}
         self.written: list[Change] = []
         self.dumps = 0  # of routes
+        self.knows_resilient = True
         self._down: set[int] = set()
         self._faults: list[int] = []
         self._numbers = count(1)
@@ -54,6 +55,10 @@ class FakeRouteTable:
             for prefix, group in self.routes.items()
             if group != UNKNOWN
         }
+
+    async def can_be_resilient(self) -> bool:
+        """Return what `knows_resilient` says."""
+        return self.knows_resilient
 
     def new_group(self, family: Family) -> int:  # noqa: ARG002 - ids say nothing here
         """Return an id for a group that is yet to be created."""
@@ -106,7 +111,7 @@ class FakeRouteTable:
             return [_refusal(index, errno.EEXIST if change.is_new else errno.ENOENT)]
         dead = [hop for hop in change.next_hops if hop.interface in self._down]
         if not dead:
-            self.groups[change.group] = Group(change.family, change.next_hops)
+            self.groups[change.group] = Group(change.family, change.next_hops, change.is_resilient)
         return [_refusal(index, errno.ENETDOWN, hop) for hop in dead]
 
     def _put_route(self, index: int, change: PutRoute) -> list[Refusal]:

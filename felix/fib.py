@@ -131,6 +131,22 @@ class Fib:
                 self._want(unicast(destination, new))
         await self.apply()
 
+    async def choose_resilient(self, *, wanted: bool) -> bool:
+        """Have groups keep flows on the hops that they have, or not; from the next `apply` on routes follow.
+
+        Returns False, and leaves everything as it is, where the kernel has no such groups. Raises OSError.
+        """
+        if wanted == self._groups.is_resilient:
+            return True
+        if not await self._groups.choose_resilient(wanted=wanted):
+            return False
+        async for piece in in_turns(list(self._routes.desired)):
+            for destination in piece:
+                record = self._routes.desired.get(destination)
+                if record is not None and record.wanted and destination not in self._adopted:
+                    self._want(unicast(destination, record.wanted))
+        return True
+
     # Start
 
     async def adopt(self) -> None:
@@ -255,7 +271,10 @@ class Fib:
         current = self._routes.desired.get(destination)
         if route.kind is Kind.BLACKHOLE:
             record = self._groups.blackhole
-        elif current is not None and current.wanted == route.next_hops:
+        elif current is not None and (current.wanted, current.is_resilient) == (
+            route.next_hops,
+            self._groups.is_resilient,
+        ):
             return
         else:
             record = self._groups.claim(destination.family, route.next_hops)
@@ -342,7 +361,7 @@ class Fib:
             self.repaired += 1
         self._keep(destination, record)
         desired = self._routes.desired.get(destination)
-        if desired is not None and desired is not record and desired.wanted and desired.wanted == record.wanted:
+        if desired is not None and desired is not record and desired.is_like(record):
             self._desire(destination, record)  # another group, but with the right content: good as it is
 
     def _forget_routes_of(self, gone: list[GroupRecord]) -> None:

@@ -2,7 +2,8 @@
 
 A `GroupRecord` is shared by every route with the same next hops. Routes refer to the record, not to its content,
 so that moving all of them to other next hops changes one record and one kernel group, and no route is looked at.
-After a move two records may hold the same next hops: they stay two, each with its routes.
+After a move two records may hold the same next hops: they stay two, each with its routes. A group never becomes
+resilient, nor ceases to be: where `is_resilient` says otherwise, routes are given another one.
 
 A hop that the kernel refuses (its link is down, its gateway is not on a link) is set aside: groups go on without
 it until `allow`. A group that has no other hop is not in the kernel, and its routes cannot be.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import defaultdict
+from itertools import product
 from typing import Final
 
 from felix.delta import Delta
@@ -26,13 +28,20 @@ _ROUNDS: Final = 8  # each sets a refused hop aside, or tries another id
 class GroupRecord:
     """One group, compared by identity. `wanted` is sorted; `users` counts routes that lead or should lead here."""
 
-    __slots__ = ("family", "number", "users", "wanted")
+    __slots__ = ("family", "is_resilient", "number", "users", "wanted")
 
-    def __init__(self, family: Family | None, wanted: tuple[NextHop, ...], number: int = UNKNOWN) -> None:
+    def __init__(
+        self, family: Family | None, wanted: tuple[NextHop, ...], number: int = UNKNOWN, *, is_resilient: bool = False
+    ) -> None:
         self.family = family
         self.wanted = wanted
+        self.is_resilient = is_resilient
         self.number = number  # its id in the kernel, once it is there
         self.users = 0
+
+    def is_like(self, other: GroupRecord) -> bool:
+        """Whether routes may lead to either: to the same next hops, in the same manner."""
+        return bool(self.wanted) and (self.wanted, self.is_resilient) == (other.wanted, other.is_resilient)
 
 
 class Groups:
@@ -42,6 +51,7 @@ class Groups:
         self.blackhole = GroupRecord(None, (), BLACKHOLE)
         self.unknown = GroupRecord(None, (), UNKNOWN)
         self.written = 0
+        self.is_resilient = False
         self._table = table
         self._contents: Delta[GroupRecord, tuple[NextHop, ...]] = Delta()
         self._by_wanted: defaultdict[Group, list[GroupRecord]] = defaultdict(list)
@@ -52,9 +62,9 @@ class Groups:
 
     def claim(self, family: Family, next_hops: tuple[NextHop, ...]) -> GroupRecord:
         """Return the record for these next hops, a new one if there is none. To be followed by `use`."""
-        records = self._by_wanted[Group(family, next_hops)]
+        records = self._by_wanted[Group(family, next_hops, self.is_resilient)]
         if not records:
-            records.append(GroupRecord(family, next_hops))
+            records.append(GroupRecord(family, next_hops, is_resilient=self.is_resilient))
         return records[0]
 
     def use(self, record: GroupRecord) -> None:
@@ -69,6 +79,17 @@ class Groups:
         if record.users == 0:
             self._refresh(record)
             self._forget_if_gone(record)
+
+    async def choose_resilient(self, *, wanted: bool) -> bool:
+        """Have groups that are claimed from now on be resilient, or not; return False where the kernel cannot.
+
+        Raises OSError. The kernel is not asked, which shows, where it has such groups.
+        """
+        is_proven = not wanted or any(record.is_resilient for record in self._contents.actual)
+        if not is_proven and not await self._table.can_be_resilient():
+            return False
+        self.is_resilient = wanted
+        return True
 
     def is_usable(self, record: GroupRecord) -> bool:
         """Return whether a route can lead here now."""
@@ -113,10 +134,10 @@ class Groups:
     async def move(self, old: tuple[NextHop, ...], new: tuple[NextHop, ...]) -> list[GroupRecord]:
         """Give every group that should hold `old` the next hops `new`, in the kernel too. Returns as `write` does."""
         async with self._lock:
-            for family in Family:
-                for record in self._by_wanted.pop(Group(family, old), []):
+            for family, is_resilient in product(Family, (False, True)):
+                for record in self._by_wanted.pop(Group(family, old, is_resilient), []):
                     record.wanted = new
-                    self._by_wanted[Group(family, new)].append(record)
+                    self._by_wanted[Group(family, new, is_resilient)].append(record)
                     self._refused_groups.pop(record, None)
                     self._refresh(record)
                 self._forget_refusals(family, old)
@@ -135,7 +156,7 @@ class Groups:
                 elif group.next_hops != content:
                     self._contents.found(record, group.next_hops)
             for number, group in kernel.items():
-                record = GroupRecord(group.family, group.next_hops, number)
+                record = GroupRecord(group.family, group.next_hops, number, is_resilient=group.is_resilient)
                 self._by_wanted[group].append(record)
                 self._keep(record, group.next_hops)
             return gone
@@ -175,7 +196,7 @@ class Groups:
         is_new = record not in self._contents.actual
         if is_new:
             record.number = self._table.new_group(record.family)
-        return PutGroup(record.number, record.family, content, is_new)
+        return PutGroup(record.number, record.family, content, is_new, record.is_resilient)
 
     def _took_routes_along(self, record: GroupRecord, change: PutGroup | DropGroup, refusals: list[Refusal]) -> bool:
         """Take in what became of a change; return whether the group's routes are gone from the kernel."""
@@ -211,7 +232,7 @@ class Groups:
         if record.users or record in self._contents.actual or record.family is None:
             return
         self._refused_groups.pop(record, None)
-        key = Group(record.family, record.wanted)
+        key = Group(record.family, record.wanted, record.is_resilient)
         records = self._by_wanted.get(key, [])
         if record in records:
             records.remove(record)

@@ -36,6 +36,10 @@ class InlineRouteTable(KernelRoutes):
         self._routes: dict[Prefix, int] = {}
         self._numbers = count(1)
 
+    async def can_be_resilient(self) -> bool:
+        """Return what it always is: no."""
+        return False
+
     def new_group(self, family: Family) -> int:  # noqa: ARG002 - ids say nothing here
         """Return an id for a group that is yet to be created."""
         return next(self._numbers)

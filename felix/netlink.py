@@ -26,6 +26,7 @@ Row = TypeVar("Row")
 
 HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr: length, type
+U16: Final = struct.Struct("=H")
 U32: Final = struct.Struct("=I")
 _FLAGS: Final = struct.Struct("=H")
 _FLAGS_OFFSET: Final = 6
@@ -107,8 +108,8 @@ async def in_turns(items: Iterable[Row], size: int = 1024) -> AsyncIterator[list
             await asyncio.sleep(0)
 
 
-def attribute(kind: int, payload: bytes) -> bytes:
-    """Pack one attribute, padded to four bytes."""
+def attribute(kind: int, payload: bytes = b"") -> bytes:
+    """Pack one attribute, padded to four bytes. A flag is one without payload."""
     return ATTRIBUTE.pack(4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
-from felix.netlink import U32, Flag, attribute, attributes, message
+from felix.netlink import U16, U32, Flag, attribute, attributes, message
 from felix.route import PROTOCOL, NextHop
 from inet.prefix import Family
 
@@ -26,8 +26,16 @@ _GETNEXTHOP: Final = 106
 
 _ID: Final = 1
 _GROUP: Final = 2
+_GROUP_TYPE: Final = 3
+_BLACKHOLE: Final = 4
 _OIF: Final = 5
 _GATEWAY: Final = 6
+_RES_GROUP: Final = 12
+
+_RESILIENT: Final = 1  # NEXTHOP_GRP_TYPE_RES, since Linux 5.13
+_RES_GROUP_BUCKETS: Final = 1
+_BUCKETS: Final = 512  # eight for each of 64 hops; the kernel cannot change it in place
+_NESTED: Final = 0x8000  # NLA_F_NESTED
 
 _ONLINK: Final = 0x4  # RTNH_F_ONLINK
 
@@ -53,6 +61,7 @@ class KernelGroup(NamedTuple):
     protocol: int
     members: tuple[int, ...]
     is_even: bool
+    is_resilient: bool
 
 
 KernelNextHop: TypeAlias = KernelHop | KernelGroup
@@ -74,13 +83,23 @@ def create_hop(number: int, family: Family, hop: NextHop) -> bytes:
     return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL, body)
 
 
-def put_group(number: int, members: tuple[int, ...], *, is_new: bool) -> bytes:
-    """Build the message that creates a group, or gives an existing one other members in place.
+def create_blackhole(number: int) -> bytes:
+    """Build the message that creates a single object that drops what it is given, and needs no link."""
+    body = _NHMSG.pack(Family.IPV4, 0, PROTOCOL, 0, 0)
+    return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL, body + attribute(_ID, U32.pack(number)) + attribute(_BLACKHOLE))
 
-    Never both: a group that the kernel took away has taken its routes with it, which must not go unnoticed.
+
+def put_group(number: int, members: tuple[int, ...], *, is_new: bool, is_resilient: bool = False) -> bytes:
+    """Build the message that creates a group, or gives an existing one of its type other members in place.
+
+    Never both: a group that the kernel took away has taken its routes with it, which must not go unnoticed. A
+    resilient group keeps flows on the hops they have: a new hop gets only buckets that were idle for two minutes.
     """
     body = _NHMSG.pack(0, 0, PROTOCOL, 0, 0) + attribute(_ID, U32.pack(number))
     body += attribute(_GROUP, b"".join(_MEMBER.pack(member, 0, 0, 0) for member in members))
+    if is_resilient:
+        body += attribute(_GROUP_TYPE, U16.pack(_RESILIENT))
+        body += attribute(_RES_GROUP | _NESTED, attribute(_RES_GROUP_BUCKETS, U16.pack(_BUCKETS)))
     return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL if is_new else Flag.REPLACE, body)
 
 
@@ -102,7 +121,8 @@ def parse(data: bytes, start: int, end: int) -> KernelNextHop:
     if (members := found.get(_GROUP)) is not None:
         entries = list(_MEMBER.iter_unpack(members))
         is_even = not any(low or high for _, low, high, _ in entries)
-        return KernelGroup(number, protocol, tuple(member for member, *_ in entries), is_even)
+        is_resilient = found.get(_GROUP_TYPE) == U16.pack(_RESILIENT)
+        return KernelGroup(number, protocol, tuple(member for member, *_ in entries), is_even, is_resilient)
     interface = U32.unpack(found[_OIF])[0] if _OIF in found else 0
     hop = NextHop(found.get(_GATEWAY, b""), interface, onlink=bool(flags & _ONLINK))
     return KernelHop(number, protocol, family, hop)

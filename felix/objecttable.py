@@ -39,6 +39,19 @@ class ObjectRouteTable(KernelRoutes):
         self._free_hops = cycle(HOP_IDS)
         self._free_groups = {family: cycle(ids) for family, ids in GROUP_IDS.items()}
 
+    async def can_be_resilient(self) -> bool:
+        """Return whether the kernel makes such a group, which a moment later is gone again."""
+        hop, group = self._new_id(self._free_hops), self.new_group(Family.IPV4)
+        requests = (
+            nexthops.create_blackhole(hop),
+            nexthops.put_group(group, (hop,), is_new=True, is_resilient=True),
+            nexthops.delete(group),
+            nexthops.delete(hop),
+        )
+        failures = await self._netlink.write(requests)
+        self._taken -= {hop, group}
+        return not failures
+
     def new_group(self, family: Family) -> int:
         """Return an id for a group that is yet to be created."""
         return self._new_id(self._free_groups[family])
@@ -69,7 +82,7 @@ class ObjectRouteTable(KernelRoutes):
                 continue
             self._members[row.id] = row.members
             hops = (_hop_of_member(own_hops.get(member), family) for member in row.members)
-            groups[row.id] = Group(family, tuple(sorted(hops)) if row.is_even else (UNKNOWN_HOP,))
+            groups[row.id] = Group(family, tuple(sorted(hops)) if row.is_even else (UNKNOWN_HOP,), row.is_resilient)
         return groups
 
     async def write(self, changes: Sequence[Change]) -> list[Refusal]:
@@ -140,7 +153,8 @@ class ObjectRouteTable(KernelRoutes):
         if isinstance(change, DropRoute):
             return routemessages.delete(change.destination)
         if isinstance(change, PutGroup):
-            return nexthops.put_group(change.group, self._member_ids(change), is_new=change.is_new)
+            members = self._member_ids(change)
+            return nexthops.put_group(change.group, members, is_new=change.is_new, is_resilient=change.is_resilient)
         return nexthops.delete(change.group)
 
     def _note(self, change: Change) -> None:

@@ -25,10 +25,14 @@ UNKNOWN_HOP: Final = NextHop(b"", 0)
 
 
 class Group(NamedTuple):
-    """What a group holds: next hops, sorted, for routes of one family."""
+    """What a group holds: next hops, sorted, for routes of one family.
+
+    A resilient group keeps flows on their hops when it gets another one. What a group is, it stays.
+    """
 
     family: Family
     next_hops: tuple[NextHop, ...]
+    is_resilient: bool = False
 
 
 class PutGroup(NamedTuple):
@@ -38,6 +42,7 @@ class PutGroup(NamedTuple):
     family: Family
     next_hops: tuple[NextHop, ...]
     is_new: bool
+    is_resilient: bool = False
 
 
 class DropGroup(NamedTuple):
@@ -98,6 +103,9 @@ class RouteTable(Protocol):
     @property
     def has_nexthop_objects(self) -> bool:
         """Whether groups are kernel objects, so that editing one is one write and the kernel drops dead hops itself."""
+
+    async def can_be_resilient(self) -> bool:
+        """Return whether the kernel knows resilient groups. Raises OSError."""
 
     def new_group(self, family: Family) -> int:
         """Return an id for a group that is yet to be created. Each call returns another one."""

@@ -60,6 +60,11 @@ class BGPConfigurationSpec(Model):
     max_paths: Annotated[int, Whole("a number of paths", 1, 256)] = Field(
         default=64, description="Equally good paths to one prefix that share the load."
     )
+    resilient_multipath: Switch = Field(
+        default=False,
+        description="Whether flows stay on the path they have when another one comes or comes back: that one then gets "
+        "only flows that are new, or were idle for two minutes. Flows of a lost path move at once. Needs Linux 5.13.",
+    )
     import_: ImportSettings = Field(default=ImportSettings(), description="What is believed of what peers say.")
 
 

@@ -66,6 +66,21 @@ async def test_two_routers_share_the_load(world: World) -> None:
     assert world.kernel() == {world.cidr(2): (world.hop(11), world.hop(12))}
 
 
+async def test_flows_stay_on_their_path_by_choice(world: World) -> None:
+    await world.with_routers(11, 12, resilient_multipath=True)
+    for router in (11, 12):
+        await world.up(router)
+        await world.hear(router, [world.cidr(2)], path=[65100, 65002])
+    assert [group.is_resilient for group in world.table.groups.values()] == [True]
+
+
+async def test_a_choice_that_the_kernel_does_not_know_is_complained_of(world: World) -> None:
+    world.table.knows_resilient = False
+    await world.with_routers(11, resilient_multipath=True)
+    assert world.routing.plan is not None
+    assert [each.field for each in world.routing.plan.complaints] == ["spec.resilientMultipath"]
+
+
 async def test_a_router_that_closes_its_session_is_left_with_one_write_for_all_prefixes(world: World) -> None:
     prefixes = [
         Prefix.parse(f"10.42.{number}.0/26")

@@ -145,7 +145,12 @@ def test_the_singletons_fill_in_what_holds_everywhere() -> None:
         NODES
         + of_ours("NetworkConfiguration", "default", podCIDRs=["10.42.0.0/16"], serviceCIDRs=["10.43.0.0/16"])
         + of_ours(
-            "BGPConfiguration", "default", gracefulRestart={"enabled": False}, maxPaths=2, timers={"holdTimeSeconds": 9}
+            "BGPConfiguration",
+            "default",
+            gracefulRestart={"enabled": False},
+            maxPaths=2,
+            resilientMultipath=True,
+            timers={"holdTimeSeconds": 9},
         )
     )
     made, _ = translate(objects(text))
@@ -153,6 +158,7 @@ def test_the_singletons_fill_in_what_holds_everywhere() -> None:
     assert made.service_cidrs == (Prefix.parse("10.43.0.0/16"),)
     assert made.graceful_restart_time_s is None
     assert made.max_paths == 2
+    assert made.resilient_multipath
     assert made.timers == config.Timers(9, 3, 10)
 
 
