@@ -1,9 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench docs lock clean
+.PHONY: help setup demo test test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 setup: ## install what is needed: system packages (as root), .venv from the lock file
 	@scripts/setup
@@ -11,8 +11,12 @@ setup: ## install what is needed: system packages (as root), .venv from the lock
 demo: setup ## two racks, real routers, real packets: see the product work
 	@$(BIN)/python scripts/demo.py
 
-test: setup ## every test this machine can run
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --cov --cov-report=term
+test: setup ## every test this machine can run without a Kubernetes API server
+	@$(BIN)/python -m pytest -m 'not kubernetes' --numprocesses 3 --dist loadfile --cov --cov-report=term
+
+test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
+	@scripts/kubernetes-assets >/dev/null
+	@$(BIN)/python -m pytest -m kubernetes
 
 lint: setup ## formatting, rules, types, import contracts, generated pages
 	@$(BIN)/ruff format --check .

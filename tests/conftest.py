@@ -1,0 +1,20 @@
+"""What tests anywhere may ask for: a Kubernetes control plane of real programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kubernetes import assets
+from tests.kubernetes.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """An API server with the project's kinds, shared by all tests that ask for it: leave it as you found it."""
+    if reason := assets.missing(*assets.SERVER):
+        pytest.skip(reason)
+    with Cluster.started(tmp_path_factory.mktemp("kubernetes")) as running:
+        running.install_crds()
+        yield running
