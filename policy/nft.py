@@ -39,8 +39,10 @@ from policy.nftskeleton import (
     CHAINS,
     DENY,
     EGRESS_OK,
+    FROM_NODE,
     FROM_POD,
     LOCAL_CIDR_SETS,
+    RESET,
     RESET_UNKNOWN_TCP,
     TABLE,
     TO_NODE,
@@ -290,8 +292,8 @@ def _match(chain: Chain, clause: Clause) -> str:
 
 
 def map_names() -> tuple[str, ...]:
-    """Return the maps from a pod's address to where its packets are judged."""
-    return (*FROM_POD.values(), *TO_POD.values(), *TO_NODE.values())
+    """Return the maps from a pod's address to where packets of it and to it are judged."""
+    return (*FROM_POD.values(), *TO_POD.values(), *TO_NODE.values(), *FROM_NODE.values())
 
 
 def _map_elements(endpoints: Iterable[Endpoint]) -> Mapping[str, list[ElementChange]]:
@@ -303,22 +305,30 @@ def _map_elements(endpoints: Iterable[Endpoint]) -> Mapping[str, list[ElementCha
 
 
 def endpoint_elements(endpoint: Endpoint) -> Iterator[ElementChange]:
-    """Yield a pod address's elements: who may send, who may receive, and if anybody asked, who may reach the node."""
+    """Yield a pod address's elements: who may send, who may receive, and if anybody asked, who may reach the node.
+
+    A pod that is restricted at all gets nothing unseen: what it may do freely goes by the chains that reset what is
+    in the middle of a connection nobody knows.
+    """
+    is_free = all(target is Outcome.ALLOW for target in endpoint.targets)
+    verdicts = [
+        (FROM_POD, _entry(endpoint.egress, ElementVerdict("goto", EGRESS_OK if is_free else RESET["egress"]))),
+        (TO_POD, _entry(endpoint.ingress, ElementVerdict("accept") if is_free else _goto_reset("ingress"))),
+    ]
+    if endpoint.own_node is not Outcome.ALLOW:
+        verdicts += [(TO_NODE, ElementVerdict("jump", endpoint.own_node)), (FROM_NODE, _goto_reset("node"))]
     digit = 4 if len(endpoint.address) == 4 else 6
     comment = comment_text(endpoint.pod)
-    egress = (
-        ElementVerdict("goto", EGRESS_OK)
-        if endpoint.egress is Outcome.ALLOW
-        else ElementVerdict("jump", endpoint.egress)
-    )
-    ingress = (
-        ElementVerdict("accept") if endpoint.ingress is Outcome.ALLOW else ElementVerdict("jump", endpoint.ingress)
-    )
-    yield ElementChange(FROM_POD[digit], endpoint.address, is_added=True, verdict=egress, comment=comment)
-    yield ElementChange(TO_POD[digit], endpoint.address, is_added=True, verdict=ingress, comment=comment)
-    if endpoint.own_node is not Outcome.ALLOW:
-        verdict = ElementVerdict("jump", endpoint.own_node)
-        yield ElementChange(TO_NODE[digit], endpoint.address, is_added=True, verdict=verdict, comment=comment)
+    for maps, verdict in verdicts:
+        yield ElementChange(maps[digit], endpoint.address, is_added=True, verdict=verdict, comment=comment)
+
+
+def _entry(target: Target, if_allowed: ElementVerdict) -> ElementVerdict:
+    return if_allowed if target is Outcome.ALLOW else ElementVerdict("jump", target)
+
+
+def _goto_reset(direction: str) -> ElementVerdict:
+    return ElementVerdict("goto", RESET[direction])
 
 
 def element_changes(delta: Delta) -> Iterator[ElementChange]:

@@ -4,12 +4,15 @@
     forward ─ from_pod ─ from_pod4/6 ─ egress chains ─ egress_ok ─┬─ to_pod ─ to_pod4/6 ─ ingress chains ─ accept
             └ to_pod                                              └─ accept
     input   ─ own_node ─ to_node4/6 ─ node chains ─ accept
+    output  ─ own_pod ─ from_node4/6 ─ accept
 
-Three rules keep it closed:
+Four rules keep it closed:
 
 - Falling through is dropping. A pod that is not in the maps, or a local address nobody has, meets a drop; an egress
   chain allows by going to `egress_ok`, which judges ingress too, an ingress chain by accepting.
 - The maps are keyed by address alone, which the source check makes sound.
+- A pod that is restricted in one direction starts no connection in the middle in any other: what it is allowed there
+  goes through a `reset` chain. Else the other side would revive a connection that a new deny has cut.
 - Transit that is no pod's concern is accepted without a look.
 
 Pods are known by the interface group of their host side.
@@ -32,9 +35,11 @@ LOCAL_CIDR_SETS: Final = {4: "local_pod_cidr4", 6: "local_pod_cidr6"}
 FROM_POD: Final = {4: "from_pod4", 6: "from_pod6"}
 TO_POD: Final = {4: "to_pod4", 6: "to_pod6"}
 TO_NODE: Final = {4: "to_node4", 6: "to_node6"}
+FROM_NODE: Final = {4: "from_node4", 6: "from_node6"}
 
 EGRESS_OK: Final = "egress_ok"
 DENY: Final = {"egress": "deny_egress", "ingress": "deny_ingress", "node": "deny_node"}
+RESET: Final = {"egress": "reset_egress", "ingress": "reset_ingress", "node": "reset_node"}
 
 ADDRESS_TYPES: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
 
@@ -46,6 +51,10 @@ def _log(prefix: str) -> str:
 # A connection is judged once. Without the second line a stream of datagrams that nobody answers would be new with each
 # of them; conntrack confirms an entry when its first packet has passed all hooks, so what was denied never gets there.
 KNOWN: Final = ("ct state established,related accept", "ct status confirmed accept")
+
+# With loose conntrack, the default, the other side would revive a connection whose entry was deleted to cut it. Only
+# for pods with policies: other pods' connections may be older than conntrack and must live.
+RESET_UNKNOWN_TCP: Final = "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset"
 
 # Order matters only within a chain. Multicast and link-local destinations never meet the forward hook, so neighbour
 # discovery needs no rule there; towards the node, ICMPv6 130-143 is multicast listener and neighbour discovery.
@@ -62,6 +71,11 @@ CHAINS: Final = {
         "type filter hook input priority filter; policy accept;",
         *KNOWN,
         f"iifgroup {POD_INTERFACE_GROUP} goto own_node",
+    ),
+    "output": (
+        "type filter hook output priority filter; policy accept;",
+        *KNOWN,
+        f"oifgroup {POD_INTERFACE_GROUP} goto own_pod",
     ),
     "forward": (
         "type filter hook forward priority filter; policy accept;",
@@ -95,11 +109,15 @@ CHAINS: Final = {
         f"ip6 saddr vmap @{TO_NODE[6]}",
         "accept",
     ),
+    "own_pod": (
+        f"ip daddr vmap @{FROM_NODE[4]}",
+        f"ip6 daddr vmap @{FROM_NODE[6]}",
+        "accept",
+    ),
+    RESET["egress"]: (RESET_UNKNOWN_TCP, f"goto {EGRESS_OK}"),
+    RESET["ingress"]: (RESET_UNKNOWN_TCP, "accept"),
+    RESET["node"]: (RESET_UNKNOWN_TCP, "accept"),
     DENY["egress"]: (_log("tortie egress "), "counter drop"),
     DENY["ingress"]: (_log("tortie ingress "), "counter drop"),
     DENY["node"]: (_log("tortie node "), "counter drop"),
 }
-
-# With loose conntrack, the default, the other side would revive a connection whose entry was deleted to cut it. Only
-# in the chains of pods with policies: other pods' connections may be older than conntrack and must live.
-RESET_UNKNOWN_TCP: Final = "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset"

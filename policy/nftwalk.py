@@ -36,6 +36,7 @@ class Traffic(NamedTuple):
     is_from_pod: bool  # enters through a pod's interface, with an address of that pod
     is_to_pod: bool  # leaves through a pod's interface
     is_to_node: bool = False  # ends on this node itself
+    is_from_node: bool = False  # begins there
     is_syn: bool = True  # of TCP; otherwise a packet in the middle of an unknown connection
 
 
@@ -192,7 +193,8 @@ class Table:
     def walk(self, traffic: Traffic) -> Walk:
         """Send the first packet of a new connection through."""
         walk = Walk("accept")
-        for hook in ("prerouting", "input" if traffic.is_to_node else "forward"):
+        way = "input" if traffic.is_to_node else "forward"
+        for hook in ("output",) if traffic.is_from_node else ("prerouting", way):
             for name, chain in self.chains.items():
                 if chain.hook == hook:
                     walk.verdict = self._run(name, traffic, walk.path) or "accept"

@@ -173,11 +173,10 @@ class Cluster:
         return evaluate(self.engines[name].ruleset, packet).outcome is Outcome.ALLOW
 
     def _allows_by_nft(self, name: str, packet: Packet, source: Place, destination: Place) -> bool:
-        if source.node == name and not source.is_pod:
-            return True  # output: there is no hook
         traffic = Traffic(
             *packet,
-            is_from_pod=source.node == name,
+            is_from_node=source.node == name and not source.is_pod,
+            is_from_pod=source.node == name and source.is_pod,
             is_to_pod=destination.node == name and destination.is_pod,
             is_to_node=destination.node == name and not destination.is_pod,
         )

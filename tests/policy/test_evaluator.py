@@ -9,7 +9,7 @@ from policy.cidr import holds_address
 from policy.compiler import Update
 from policy.evaluator import Packet, evaluate
 from policy.explain import explain
-from policy.ir import Outcome, Ruleset
+from policy.ir import Endpoint, Outcome, Ruleset
 from policy.nft import render
 from policy.nftwalk import Table, Traffic
 from tests.policy.clusters import HERE, clusters, engine_of, packets
@@ -28,6 +28,7 @@ def crossing(ruleset: Ruleset, packet: Packet) -> Traffic:
         is_from_pod=packet.source in local,
         is_to_pod=packet.destination in local,
         is_to_node=packet.destination in ruleset.facts.addresses,
+        is_from_node=packet.source in ruleset.facts.addresses,
     )
 
 
@@ -41,9 +42,30 @@ def test_ir_and_text_say_what_kubernetes_says(objects: dict[tuple[str, str], Upd
     for packet in packets(objects.values(), chance, 150):
         verdict = evaluate(engine.ruleset, packet)
         assert (verdict.outcome is Outcome.ALLOW) is oracle.allows(packet)
-        if packet.source not in engine.ruleset.facts.addresses:
-            walk = table.walk(crossing(engine.ruleset, packet))
-            assert (walk.verdict == "accept") is oracle.allows(packet)
+        walk = table.walk(crossing(engine.ruleset, packet))
+        assert (walk.verdict == "accept") is oracle.allows(packet)
+
+
+@given(clusters(), st.randoms(use_true_random=False))
+@settings(max_examples=120, deadline=None)
+def test_a_restricted_pod_has_no_part_in_the_middle_of_an_unknown_connection(
+    objects: dict[tuple[str, str], Update], chance: random.Random
+) -> None:
+    ruleset = engine_of(objects.values()).ruleset
+    table = Table()
+    table.load(render(ruleset))
+    for packet in packets(objects.values(), chance, 150):
+        middle = crossing(ruleset, packet)._replace(protocol=6, port=80, is_syn=False)
+        with_node = middle.is_to_node or middle.is_from_node
+        ends = [each for end in packet[:2] if (each := ruleset.endpoints.get(end)) is not None]
+        if any(_is_restricted(each, with_node=with_node) for each in ends):
+            assert table.walk(middle).verdict != "accept"
+
+
+def _is_restricted(endpoint: Endpoint, *, with_node: bool) -> bool:
+    if with_node:
+        return endpoint.own_node is not Outcome.ALLOW
+    return any(target is not Outcome.ALLOW for target in endpoint.targets)
 
 
 @given(clusters(), st.randoms(use_true_random=False))

@@ -6,17 +6,20 @@ import pytest
 
 from policy.cidr import pack_address
 from policy.compiler import Deleted, Update
+from policy.ir import Endpoint, Outcome
 from policy.nft import (
     COMMENT_BYTES,
     AddressRange,
     ElementChange,
     ElementVerdict,
     comment_text,
+    endpoint_elements,
     render,
     render_change,
     render_elements,
     render_replacement,
 )
+from policy.nftskeleton import CHAINS
 from policy.nftwalk import Table
 from tests.policy.scenarios import (
     CHANGES,
@@ -127,12 +130,39 @@ def test_what_points_to_a_new_chain_comes_after_the_chain() -> None:
     engine.apply(DB_IN)
     change = render_change(engine.flush())
     added = [each for each in change.elements if each.is_added]
-    assert {each.verdict.chain in change.structure for each in added if each.verdict} == {True}
+    pointed_to = {each.verdict.chain for each in added if each.verdict}
+    assert {f"ingress{digit}_policy" in chain for digit in "46" for chain in pointed_to} == {True, False}
+    assert all(chain in change.structure for chain in pointed_to - CHAINS.keys())
     table = Table()
     table.load(render(engine_of(SHOP).ruleset))
     before = {name: dict(each.elements) for name, each in table.sets.items()}
     table.load(change.structure)
     assert all(table.sets[name].elements == elements for name, elements in before.items())
+
+
+def test_what_a_restricted_pod_may_do_freely_goes_by_the_chains_that_reset_unknown_connections() -> None:
+    free, judged_in, judged_out, judged_at_node = (
+        Endpoint(b"\n*\1\7", "shop/front", egress=egress, ingress=ingress, own_node=own_node)
+        for egress, ingress, own_node in (
+            (Outcome.ALLOW,) * 3,
+            (Outcome.ALLOW, "in", Outcome.ALLOW),
+            ("out", Outcome.ALLOW, Outcome.ALLOW),
+            ("out", Outcome.ALLOW, "node"),
+        )
+    )
+    assert said_of(free) == {"from_pod4": "goto egress_ok", "to_pod4": "accept"}
+    assert said_of(judged_in) == {"from_pod4": "goto reset_egress", "to_pod4": "jump in"}
+    assert said_of(judged_out) == {"from_pod4": "jump out", "to_pod4": "goto reset_ingress"}
+    assert said_of(judged_at_node) == {
+        "from_pod4": "jump out",
+        "to_pod4": "goto reset_ingress",
+        "to_node4": "jump node",
+        "from_node4": "goto reset_node",
+    }
+
+
+def said_of(endpoint: Endpoint) -> dict[str, str]:
+    return {each.set: str(each.verdict) for each in endpoint_elements(endpoint)}
 
 
 def test_nothing_changed_writes_nothing() -> None:

@@ -82,6 +82,16 @@ def test_the_middle_of_an_unknown_connection_is_reset(table: Table) -> None:
     assert walk.verdict == "reject"
 
 
+def test_what_the_node_itself_sends_goes_by_the_output_hook() -> None:
+    table = Table()
+    table.load(
+        "table inet tortie {\n chain o {\n type filter hook output priority filter; policy accept;\n drop\n}\n}\n"
+    )
+    sent = Traffic(C, A, 6, 80, is_from_pod=False, is_to_pod=True, is_from_node=True)
+    assert table.walk(sent).verdict == "drop"
+    assert table.walk(sent._replace(is_from_node=False)).verdict == "accept"
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

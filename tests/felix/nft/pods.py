@@ -20,6 +20,9 @@ from tests.felix.netns import entered
 
 _NUMBERS = itertools.count()
 
+OWN = {Family.IPV4: "172.16.1.11", Family.IPV6: "fd16:1::11"}
+"""The node's addresses."""
+
 RESET = "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset"
 CLOSED = {
     "forward": """type filter hook forward priority filter; policy accept;
@@ -49,6 +52,9 @@ class PodNode:
         with entered(self.name):
             for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
                 Path("/proc/sys/net", path).write_text("1", encoding="ascii")
+        _run("ip", "-n", self.name, "link", "set", "lo", "up")
+        for family, address in OWN.items():
+            _run("ip", "-n", self.name, "addr", "add", f"{address}/{family.bits}", "dev", "lo", *_nodad(family))
         for i, pod in enumerate(self.pods):
             self._plug_in(i, pod)
 
@@ -87,16 +93,16 @@ class PodNode:
             maps[name] = SetContent(SetText(f"type {kind} : verdict", is_map=True), elements)
         return Content({**CLOSED, **chains}, maps)
 
-    def socket(self, family: Family, i: int, kind: socket.SocketKind) -> socket.socket:
-        """Return a socket of a pod. Whatever it waits for must come within seconds."""
-        with entered(self.pods[i]):
+    def socket(self, family: Family, i: int | None, kind: socket.SocketKind) -> socket.socket:
+        """Return a socket of a pod, or of the node itself. Whatever it waits for must come within seconds."""
+        with entered(self.name if i is None else self.pods[i]):
             made = socket.socket(socket.AF_INET if family is Family.IPV4 else socket.AF_INET6, kind)
         made.settimeout(10)
         return made
 
-    def listen(self, family: Family, i: int, port: int) -> socket.socket:
+    def listen(self, family: Family, i: int | None, port: int) -> socket.socket:
         server = self.socket(family, i, socket.SOCK_STREAM)
-        server.bind((self.address(family, i), port))
+        server.bind((OWN[family] if i is None else self.address(family, i), port))
         server.listen()
         return server
 

@@ -1,0 +1,98 @@
+"""What the agent's policy does to real connections between pods of one node."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from agent.lab.wait import eventually
+from agent.objects.kinds import Keyed
+from inet.prefix import Family
+from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
+from tests.felix.netns import WHY_NOT, entered
+from tests.felix.nft.pods import PodNode
+
+pytestmark = pytest.mark.kernel
+
+CLIENT, SERVER = 0, 1
+PORT = 5432
+
+
+@pytest.fixture
+def pods() -> Iterator[PodNode]:
+    """Three pods; the test runs inside the node's namespace."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    node = PodNode(3)
+    try:
+        node.build()
+        with entered(node.name):
+            yield node
+    finally:
+        node.destroy()
+
+
+@pytest.fixture
+async def real(pods: PodNode) -> AsyncIterator[RealNode]:
+    async with enforcing(pods) as node:
+        await node.tell(*node.objects())
+        yield node
+
+
+@pytest.fixture(params=list(Family), ids=lambda family: family.label)
+def family(request: pytest.FixtureRequest) -> Family:
+    return Family(request.param)
+
+
+def says(speaker: socket.socket, listener: socket.socket) -> bool:
+    """Whether a byte gets from one end of a connection to the other."""
+    listener.settimeout(0.5)
+    try:
+        speaker.sendall(b"!")
+        return listener.recv(1) == b"!"
+    except OSError:
+        return False
+
+
+NOT_TO_NODES = {"action": "Deny", "to": [{"nodes": {}}]}
+DENIALS: dict[str, tuple[Keyed, int | None]] = {  # and the pod that the server is, None for the node itself
+    "no way in": (network_policy("db-in", "p1", "Ingress"), SERVER),
+    "no way out": (network_policy("front-out", "p0", "Egress"), SERVER),
+    "no way to the node": (cluster_policy("not-to-nodes", egress=[NOT_TO_NODES]), None),
+}
+
+
+@pytest.mark.parametrize("denial", DENIALS)
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_a_cut_connection_is_revived_by_neither_side(
+    real: RealNode, family: Family, denial: str, first: str
+) -> None:
+    policy, host = DENIALS[denial]
+    with real.pods.listen(family, host, PORT) as server:
+        client, theirs = real.pods.connect(family, CLIENT, server)
+        with client, theirs:
+            ends = (client, theirs) if first == "client" else (theirs, client)
+            assert says(*ends)
+            assert says(*reversed(ends))
+            await real.tell(policy)
+            await eventually(lambda: real.policy.cut, lambda cut: cut == 1, what="the connection cut")
+            assert not says(*ends)
+            assert not says(*reversed(ends))
+            assert not says(*ends)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_a_connection_that_a_new_policy_still_allows_goes_on(real: RealNode, family: Family, first: str) -> None:
+    with real.pods.listen(family, SERVER, PORT) as server:
+        (kept, kept_there), (cut, cut_there) = (real.pods.connect(family, pod, server) for pod in (CLIENT, 2))
+        with kept, kept_there, cut, cut_there:
+            await real.tell(
+                network_policy("db-in", "p1", "Ingress", ingress=[from_app("p0")]),
+                network_policy("front-out", "p0", "Egress", egress=[{"ports": [{"port": PORT}]}]),
+            )
+            await eventually(lambda: real.policy.cut, lambda cut: cut == 1, what="the one connection cut")
+            ends = (kept, kept_there) if first == "client" else (kept_there, kept)
+            assert says(*ends)
+            assert says(*reversed(ends))
