@@ -31,13 +31,15 @@ from agent.policy_flows import denied, doubtful
 from agent.policy_kernel import PolicyKernel
 from agent.policy_quarantine import Quarantine
 from agent.policy_table import change_of, content_of
-from felix.nft.enforcement import Enforcement
+from felix.nft.enforcement import Change, Content, Enforcement
+from felix.nft.parts import Parts, merged
 from felix.nft.table import Refusal
 from inet.prefix import Family
 from policy.compiler import Deleted, Engine, Update
 from policy.explain import Explanation, TierStory
 from policy.ir import Delta
 from policy.nft import decision_comment
+from policy.nftskeleton import EGRESS_OK
 from policy.objects import Node
 from policy.policies import Policy
 
@@ -79,6 +81,9 @@ class NodePolicy:
         self._is_wanted = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
+        self._parts = Parts()
+        self._has_table = False
+        self._is_skeleton_written = False
         self._needs_sync = True
         self._in_kernel = False
         self._expects_difference = True  # the next sync is no repair
@@ -118,6 +123,16 @@ class NodePolicy:
         self._is_synced |= batch.is_synced
         self.wake()
 
+    def expect(self, owner: str) -> None:
+        """Have nothing written before an owner of a part of the table that is not policy has contributed."""
+        self._parts.expect(owner)
+
+    def contribute(self, owner: str, content: Content) -> None:
+        """Have an owner's chains and sets beside policy's in the table, in place of what it had there before."""
+        if self._parts.put(owner, content):
+            self._retry_at = None
+            self.wake()
+
     def _apply(self, update: Update) -> None:
         if isinstance(update, Node):
             self._has_node |= update.name == self._node
@@ -129,7 +144,11 @@ class NodePolicy:
     def problems(self) -> list[str]:
         """What is not enforced as written, for people."""
         found = [problem for each in self._notices.values() for problem in each]
-        return [*map(str, sorted(found)), *self._quarantine.problems]
+        refused = [
+            f"{owner} is not in force: the kernel refused it: {why}" for owner, why in self._parts.refused.items()
+        ]
+        unwritten = [f"table inet tortie: {self._error}"] if self._error and not self._is_wanted else []
+        return [*map(str, sorted(found)), *self._quarantine.problems, *refused, *unwritten]
 
     # State
 
@@ -223,8 +242,9 @@ class NodePolicy:
 
     async def _work(self, kernel: PolicyKernel, keeper: Enforcement) -> None:
         with contextlib.suppress(OSError):  # `sync` meets it again, and says so
-            if await kernel.table.read() is not None:
-                self._is_wanted = True
+            if (found := await kernel.table.read()) is not None:
+                self._has_table = True
+                self._is_wanted |= EGRESS_OK in found.chains
         while True:
             deadlines = (self._audit_at, self._retry_at, self._next_look_at())
             delay = min(each for each in deadlines if each is not None) - self._now()
@@ -232,10 +252,15 @@ class NodePolicy:
                 async with asyncio.timeout(max(0.0, delay)):
                     await self._wake.wait()
             self._wake.clear()
-            if self._is_wanted and self._is_synced and self._has_node:
+            if self._has_work and self._is_synced and self._has_node:
                 await self._work_once(kernel, keeper)
             if not self._wake.is_set():
                 self._idle.set()
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether there is anything to write, and everybody has said what."""
+        return self._parts.is_complete and (self._is_wanted or self._has_table or bool(self._parts.content.chains))
 
     async def _work_once(self, kernel: PolicyKernel, keeper: Enforcement) -> None:
         now = self._now()
@@ -244,14 +269,19 @@ class NodePolicy:
             self._needs_sync = True
             for policy in self._quarantine.release():
                 self.engine.apply(policy)
+            self._expects_difference |= self._parts.retry()
         delta = self.engine.flush()
+        beside = self._parts.change()
+        if beside is None or self._is_wanted is not self._is_skeleton_written:
+            self._needs_sync = self._expects_difference = True
         self._gone.update(address for address, (_, after) in delta.endpoints.items() if after is None)
         if self._links_stale or any(after and not before for before, after in delta.endpoints.values()):
             await self._mark_pods(kernel)
         is_due = self._retry_at is None or now >= self._retry_at
         if self._needs_sync and (is_due or delta):
             await self._sync(keeper)
-        elif delta:
+        elif not self._needs_sync:
+            await self._change_parts(keeper, beside or Change())
             await self._change(keeper, delta)
         await self._look(kernel)
 
@@ -266,8 +296,20 @@ class NodePolicy:
 
     # Writing
 
+    async def _change_parts(self, keeper: Enforcement, change: Change) -> None:
+        """Write a difference of what is not policy; what is refused is left to `_sync`."""
+        content = self._parts.content
+        if change and (refusals := await keeper.change(change)):
+            log.warning("policy.change_refused", reasons=[str(each) for each in refusals[:3]])
+            self._needs_sync = self._expects_difference = True
+            self.wake()
+        else:
+            self._parts.written(content)
+
     async def _change(self, keeper: Enforcement, delta: Delta) -> None:
         """Write a difference; what is refused is left to `_sync`."""
+        if not delta or not self._is_skeleton_written:
+            return
         with metrics.POLICY_WRITE_SECONDS.time():
             refusals = await keeper.change(change_of(delta))
         if refusals:
@@ -281,7 +323,8 @@ class NodePolicy:
     async def _sync(self, keeper: Enforcement) -> None:
         """Have the kernel hold the whole of it, whatever it holds now."""
         self._needs_sync = False
-        content = content_of(self.engine.ruleset)
+        beside, is_wanted = self._parts.content, self._is_wanted
+        content = merged((content_of(self.engine.ruleset), beside)) if is_wanted else beside
         try:
             with metrics.POLICY_WRITE_SECONDS.time():
                 report = await keeper.sync(content)
@@ -295,7 +338,9 @@ class NodePolicy:
             self._expects_difference = True
             self._refused(report.refusals)
             return
-        self._in_kernel, self._error, self._failures, self._retry_at = True, "", 0, None
+        self._parts.written(beside)
+        self._is_skeleton_written, self._has_table = is_wanted, True
+        self._in_kernel, self._error, self._failures, self._retry_at = is_wanted, "", 0, None
         self._expects_difference = False
         self._quarantine.succeeded()
         if report.differences:
@@ -305,6 +350,9 @@ class NodePolicy:
     def _refused(self, refusals: Sequence[Refusal]) -> None:
         """Put those policies aside that the kernel named, or try again later."""
         reason = "; ".join(str(each) for each in refusals[:3])
+        if self._parts.isolate(refusals):
+            self._fail(f"the kernel refused it: {reason}", delay_s=0.0)
+            return
         substitutes = self._quarantine.isolate(self.engine.ruleset, refusals)
         for policy in substitutes:
             self.engine.apply(policy)

@@ -57,6 +57,9 @@ class Change:
     chains_removed: Sequence[str] = ()
     sets_removed: Sequence[str] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.sets or self.elements or self.chains_removed or self.sets_removed)
+
 
 class Difference(NamedTuple):
     """How the kernel's table was not as it should be, for people. Subject: a chain, a set or the table."""
@@ -153,7 +156,7 @@ class Enforcement:
             if name not in plan.unfilled:
                 present = await self._read_elements(name, actual.sets[name], wanted)
                 if present != wanted:
-                    elements += (found := list(_compare(name, wanted, present)))
+                    elements += (found := list(compare_elements(name, wanted, present)))
                     differences.append(_difference(name, found))
             elif text.is_map:
                 elements += _additions(name, wanted)
@@ -265,7 +268,8 @@ def _additions(name: str, elements: Elements) -> Iterator[ElementChange]:
     return (ElementChange(name, key, is_added=True, value=value) for key, value in elements.items())
 
 
-def _compare(name: str, wanted: Elements, actual: Elements) -> Iterator[ElementChange]:
+def compare_elements(name: str, wanted: Elements, actual: Elements) -> Iterator[ElementChange]:
+    """Yield what makes a set that has `actual` have `wanted`: first what is deleted."""
     for key, value in actual.items():
         if wanted.get(key) != value:
             yield ElementChange(name, key, is_added=False)

@@ -8,7 +8,9 @@ from agent.datastore import Batch as Objects
 from agent.enforcement import NodePolicy
 from agent.policy_table import content_of
 from felix.nft.counters import RuleCount
-from felix.nft.table import Batch, Definition, Refusal
+from felix.nft.elements import PLAIN
+from felix.nft.enforcement import Content, SetContent
+from felix.nft.table import Batch, Definition, Refusal, SetText
 from inet.prefix import Family
 from tests.agent.policy_world import FakePolicyKernel, PolicyWorld, enforcing, manifest
 
@@ -248,3 +250,73 @@ async def test_an_explanation_counts_the_packets_that_were_judged_alike(world: P
     ]
     story = await world.policy.explain("x/a", "x/b", "80/TCP", None)
     assert (story.verdict, story.tiers[-1].packets) == ("deny", 41)
+
+
+BESIDE = Content(
+    {"nat_out": "ip saddr @nat_pods accept"},
+    {"nat_pods": SetContent(SetText("type ipv4_addr"), {b"\x0a\x2a\0\x02": PLAIN})},
+)
+
+
+async def test_a_part_beside_policy_is_in_the_table_without_any_policy_and_no_pod_is_cut_off_by_it(
+    world: PolicyWorld,
+) -> None:
+    world.policy.expect("nat")
+    await world.tell(world.node())
+    assert not world.kernel.table.written
+    world.policy.contribute("nat", BESIDE)
+    await world.settle()
+    assert world.kernel.table.chains.keys() == {"nat_out"}
+    assert (world.policy.is_wanted, world.policy.error) == (False, "")
+    await world.tell(*world.base(), world.pod("a", 2))
+    assert world.verdict("to", 2)
+    assert "nat_out" in world.kernel.table.chains
+
+
+async def test_a_restart_with_the_same_part_and_no_policy_writes_nothing(world: PolicyWorld) -> None:
+    world.policy.contribute("nat", BESIDE)
+    await world.tell(world.node())
+    before = len(world.kernel.table.written)
+    async with enforcing(PolicyWorld(world.family, world.kernel)) as restarted:
+        restarted.policy.expect("nat")
+        await restarted.tell(restarted.node())
+        assert "nat_out" in world.kernel.table.chains, "its owner has not spoken yet"
+        restarted.policy.contribute("nat", BESIDE)
+        await restarted.settle()
+        assert not restarted.policy.is_wanted
+        assert restarted.policy.repaired == 0
+    assert not any(each for each in world.kernel.table.written[before:] if isinstance(each, Definition) or each)
+    assert world.kernel.table.chains.keys() == {"nat_out"}
+
+
+async def test_what_a_former_life_had_beside_policy_goes_when_nobody_wants_it(world: PolicyWorld) -> None:
+    world.policy.contribute("nat", BESIDE)
+    await world.tell(world.node())
+    async with enforcing(PolicyWorld(world.family, world.kernel)) as restarted:
+        restarted.policy.expect("nat")
+        restarted.policy.contribute("nat", Content({}, {}))
+        await restarted.tell(restarted.node())
+    assert not world.kernel.table.chains
+
+
+async def test_a_part_that_the_kernel_refuses_leaves_policy_in_force_and_is_said(world: PolicyWorld) -> None:
+    world.policy.contribute("nat", Content({"nat_out": "jump nowhere"}, {}))
+    await world.tell(*world.base(), world.pod("a", 2))
+    assert world.policy.is_in_kernel
+    assert world.verdict("to", 2)
+    assert [each for each in world.policy.problems if each.startswith("nat is not in force")]
+    world.policy.contribute("nat", BESIDE)
+    await world.settle()
+    assert "nat_out" in world.kernel.table.chains
+    assert not world.policy.problems
+
+
+async def test_elements_of_a_part_change_without_any_list(world: PolicyWorld) -> None:
+    world.policy.contribute("nat", BESIDE)
+    await world.tell(world.node())
+    before = len(world.kernel.table.written)
+    other = SetContent(SetText("type ipv4_addr"), {b"\x0a\x2a\0\x03": PLAIN})
+    world.policy.contribute("nat", Content(BESIDE.chains, {"nat_pods": other}))
+    await world.settle()
+    assert world.kernel.table.elements["nat_pods"] == {b"\x0a\x2a\0\x03": PLAIN}
+    assert [type(each) for each in world.kernel.table.written[before:]] == [Batch]
