@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kubernetes lint format bench docs lock clean
+.PHONY: help setup demo cni test test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
@@ -11,7 +11,11 @@ setup: ## install what is needed: system packages (as root), .venv from the lock
 demo: setup ## two racks, real routers, real packets: see the product work
 	@$(BIN)/python scripts/demo.py
 
+cni: ## build the CNI plugin: cni/bin/tortie-cni, one static binary (needs Go)
+	@scripts/cni build
+
 test: setup ## every test this machine can run without a Kubernetes API server
+	@scripts/cni test
 	@$(BIN)/python -m pytest -m 'not kubernetes' --numprocesses 3 --dist loadfile --cov --cov-report=term
 
 test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
@@ -24,6 +28,7 @@ lint: setup ## formatting, rules, types, import contracts, generated pages
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python scripts/docs.py --check
+	@scripts/cni lint
 
 format: setup ## put the code into the house format
 	@$(BIN)/ruff check --fix-only --quiet .
@@ -39,4 +44,4 @@ lock: setup ## resolve the dependencies again and write the lock files
 	@scripts/lock
 
 clean: ## remove what setup and the tests made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage bench/results
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage bench/results cni/bin
