@@ -1,4 +1,4 @@
-"""Write docs/reference/*.md from the code; with --check, only say which pages are stale.
+"""Write docs/reference/*.md and charts/tortie/crds/*.yaml from the code; with --check, only say which are stale.
 
 A page is a function that returns its text, listed in `pages`.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from crds import crds
 from docs_cli import commands_page, lab_page
 
 from agent.objects.kinds import KINDS, Kind
@@ -18,9 +19,11 @@ from agent.objects.label_selector import LabelSelector
 from agent.objects.scalars import NOUN
 from agent.objects.schema import described
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+CRDS = ROOT / "charts" / "tortie" / "crds"
 EXAMPLES = REFERENCE / "examples"
-GENERATED = "<!-- Written by scripts/docs.py from the code: edit that, then `make docs`. -->\n"
+GENERATED = "Written by scripts/docs.py from the code: edit that, then `make docs`."
 
 Schema = Mapping[str, Any]
 
@@ -141,7 +144,9 @@ def default_of(schema: Schema) -> str:
 def range_of(schema: Schema) -> str:
     if "minimum" in schema:
         return f"{schema['minimum']} to {schema['maximum']}"
-    if "maxLength" in schema:
+    if "maxItems" in schema:
+        return f"at most {schema['maxItems']} entries"
+    if "maxLength" in schema and NOUN not in schema:
         return f"at most {schema['maxLength']} characters"
     return ""
 
@@ -149,12 +154,14 @@ def range_of(schema: Schema) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not as it would be")
-    wanted = {REFERENCE / name: GENERATED + text for name, text in pages().items()}
-    there = {path: path.read_text() for path in REFERENCE.glob("*.md")}
+    wanted = {REFERENCE / name: f"<!-- {GENERATED} -->\n{text}" for name, text in pages().items()}
+    wanted |= {CRDS / name: f"# {GENERATED}\n{text}" for name, text in crds().items()}
+    there = {path: path.read_text() for path in (*REFERENCE.glob("*.md"), *CRDS.glob("*.yaml"))}
     stale = sorted(path for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path))
     if parser.parse_args(arguments).check:
         for path in stale:
-            print(f"docs/reference/{path.name} is stale: run make docs and commit it", file=sys.stderr)
+            place = "docs/reference" if path.parent == REFERENCE else "charts/tortie/crds"
+            print(f"{place}/{path.name} is stale: run make docs and commit it", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         if path in wanted:

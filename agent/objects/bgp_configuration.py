@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agent.objects.model import Model, Object
 from agent.objects.scalars import ASN, Port, Switch, Whole
-from agent.objects.session_settings import MaxPrefixes, PrefixRange, SecretKeyRef, Timers
+from agent.objects.session_settings import PREFIX_RANGES, MaxPrefixes, PrefixRange, SecretKeyRef, Timers
 
 
 class NodeMesh(Model):
@@ -34,6 +34,7 @@ class ImportSettings(Model):
 
     accept: tuple[PrefixRange, ...] = Field(
         default=(),
+        max_length=PREFIX_RANGES,
         description="Prefixes accepted from every peer beside the cluster's own pod and service CIDRs. A default "
         "route is accepted only where one of these says so.",
     )

@@ -9,10 +9,20 @@ from pydantic import Field, model_validator
 from agent.objects.label_selector import LabelSelector
 from agent.objects.model import Model, Object
 from agent.objects.scalars import ASN, Address, RouterID, Switch, refuse
+from agent.objects.server_checks import Check, server_checks
 
 
 class BGPNodeProfileSpec(Model):
     """Settings a profile leaves out come from other profiles that select the node, then from BGPConfiguration."""
+
+    model_config = server_checks(
+        Check(
+            "!has(self.sourceAddresses) || self.sourceAddresses.size() < 2 || "
+            "self.sourceAddresses[0].contains(':') != self.sourceAddresses[1].contains(':')",
+            "must have at most one address of each family",
+            "sourceAddresses",
+        )
+    )
 
     node_selector: LabelSelector = Field(
         default=LabelSelector(), description="Nodes this is about. By default every node."
@@ -24,6 +34,7 @@ class BGPNodeProfileSpec(Model):
     )
     source_addresses: tuple[Address, ...] = Field(
         default=(),
+        json_schema_extra={"maxItems": 2},  # here a second one of a family is refused by name
         description="Own address of sessions, at most one for each family. By default the node's InternalIP addresses.",
     )
     transit: Switch = Field(

@@ -9,11 +9,16 @@ from pydantic import Field, model_validator
 from agent.objects.label_selector import LabelSelector
 from agent.objects.model import Model, Object
 from agent.objects.scalars import Address, FamilyName, PeerASN, Port, Whole, refuse
-from agent.objects.session_settings import MaxPrefixes, PrefixRange, SecretKeyRef, Timers
+from agent.objects.server_checks import Check, server_checks
+from agent.objects.session_settings import PREFIX_RANGES, MaxPrefixes, PrefixRange, SecretKeyRef, Timers
 
 
 class PeerTarget(Model):
     """Exactly one of the two."""
+
+    model_config = server_checks(
+        Check("has(self.address) != has(self.nodeSelector)", "needs exactly one of address and nodeSelector")
+    )
 
     address: Address | None = Field(
         default=None, description="Address of a router. A link-local one names the interface: `fe80::1%eth0`."
@@ -47,7 +52,9 @@ class PeerImport(Model):
     """What is believed of what this peer says."""
 
     accept: tuple[PrefixRange, ...] = Field(
-        default=(), description="Prefixes accepted from this peer beside what is accepted from every peer."
+        default=(),
+        max_length=PREFIX_RANGES,
+        description="Prefixes accepted from this peer beside what is accepted from every peer.",
     )
     max_prefixes: MaxPrefixes | None = Field(
         default=None, description="Prefixes of one family it may announce. By default BGPConfiguration's."
@@ -64,6 +71,30 @@ class Shutdown(Model):
 
 class BGPPeerSpec(Model):
     """Sessions of the selected nodes."""
+
+    model_config = server_checks(
+        Check("!has(self.peer.address) || has(self.peerASN)", "is required with peer.address", "peerASN"),
+        Check(
+            "!has(self.peer.nodeSelector) || !has(self.peerASN)",
+            "is known for nodes (peer.nodeSelector): leave it out",
+            "peerASN",
+        ),
+        Check(
+            "!has(self.ttlSecurity) || !has(self.multihop)", "excludes ttlSecurity: leave one of them out", "multihop"
+        ),
+        Check(
+            "!has(self.peer.address) || !has(self.sourceAddress) || "
+            "self.peer.address.contains(':') == self.sourceAddress.contains(':')",
+            "must be of the family of peer.address",
+            "sourceAddress",
+        ),
+        Check(
+            "!has(self.families) || self.families.size() == 1 || "
+            "(self.families.size() == 2 && self.families[0] != self.families[1])",
+            "must name a family, and none twice",
+            "families",
+        ),
+    )
 
     node_selector: LabelSelector = Field(
         default=LabelSelector(), description="Nodes that have the session. By default every node."
@@ -96,7 +127,9 @@ class BGPPeerSpec(Model):
         default=None, description="Own address of the session. By default the node's of the peer's family."
     )
     families: tuple[FamilyName, ...] | None = Field(
-        default=None, description="Address families of routes. By default those the node has pod CIDRs of."
+        default=None,
+        json_schema_extra={"maxItems": 2},  # here none, and one named twice, are refused by name
+        description="Address families of routes. By default those the node has pod CIDRs of.",
     )
     next_hop: Literal["Auto", "Self", "Unchanged"] = Field(
         default="Auto",

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from agent.objects.model import Model, Object
 from agent.objects.scalars import CIDR, refuse
+from agent.objects.server_checks import Check, server_checks
+
+CIDRS: Final = 64
+"""The longest list of them; the API server wants to know."""
 
 
 class NetworkConfigurationSpec(Model):
     """Everything has a default."""
 
-    pod_cidrs: tuple[CIDR, ...] = Field(
-        default=(), description="Addresses of pods. By default what the Node objects' podCIDRs add up to."
+    model_config = server_checks(
+        *(
+            Check(
+                f"!has(self.{name}) || self.{name}.all(c, !isCIDR(c) || cidr(c).prefixLength() > 0)",
+                "must not hold every address there is",
+                name,
+            )
+            for name in ("podCIDRs", "serviceCIDRs")
+        ),
+        Check(
+            "!has(self.podCIDRs) || !has(self.serviceCIDRs) || self.serviceCIDRs.all(s, self.podCIDRs.all(p, "
+            "!isCIDR(s) || !isCIDR(p) || !(cidr(s).containsCIDR(p) || cidr(p).containsCIDR(s))))",
+            "must not overlap podCIDRs",
+            "serviceCIDRs",
+        ),
     )
-    service_cidrs: tuple[CIDR, ...] = Field(default=(), description="Addresses of services.")
+
+    pod_cidrs: tuple[CIDR, ...] = Field(
+        default=(),
+        max_length=CIDRS,
+        description="Addresses of pods. By default what the Node objects' podCIDRs add up to.",
+    )
+    service_cidrs: tuple[CIDR, ...] = Field(default=(), max_length=CIDRS, description="Addresses of services.")
     node_routes: Literal["BGP"] = Field(
         default="BGP", description="How a node learns the way to the pods of the others."
     )

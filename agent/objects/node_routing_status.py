@@ -58,6 +58,8 @@ class NodeRoutingStatusStatus(Model):
     local_asn: ASN | None = Field(default=None, description="AS number of the node.")
     router_id: RouterID | None = Field(default=None, description="BGP Identifier of the node.")
     sessions: tuple[SessionStatus, ...] = Field(default=(), description="Every BGP session.")
+    established_sessions: Count = Field(default=0, description="Of these, how many are established.")
+    wanted_sessions: Count = Field(default=0, description="Of these, how many are not administratively down.")
     routes: RoutesStatus = Field(default=RoutesStatus(), description="Counts of routes.")
     conditions: tuple[Condition, ...] = Field(default=(), description="Statements about the node.")
 

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 
 from agent.objects.problem import show
+from agent.objects.server_checks import Check, rules
 from inet.prefix import Family, IPAddress, Prefix, parse_address
 
 NOUN: Final = "x-noun"
@@ -66,7 +67,9 @@ class Whole:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         noun = self.noun.removeprefix("a number of ").removeprefix("an ").removeprefix("a ")
-        return {"type": "integer", "format": "int64", "minimum": self.low, "maximum": self.high, NOUN: noun}
+        kept = rules(*(Check(f"self != {number}", f"{number}: {why}") for number, why in self.reserved.items()))
+        said = {"type": "integer", "format": "int64", "minimum": self.low, "maximum": self.high, NOUN: noun}
+        return said | kept if self.reserved else said
 
 
 def _text(noun: str, **schema: Any) -> WithJsonSchema:
@@ -76,6 +79,7 @@ def _text(noun: str, **schema: Any) -> WithJsonSchema:
 # Numbers
 
 _ASN = Whole("an AS number", 1, LARGEST_ASN, {AS_TRANS: "it is AS_TRANS, a placeholder (RFC 6793 section 9)"})
+_NOT_AS_TRANS: Final = f"{AS_TRANS} is AS_TRANS, a placeholder (RFC 6793 section 9)"
 
 ASN: TypeAlias = Annotated[int, _ASN]
 Port: TypeAlias = Annotated[int, Whole("a TCP port", 1, 65535)]
@@ -104,6 +108,7 @@ PeerASN: TypeAlias = Annotated[
             "minimum": 1,
             "maximum": LARGEST_ASN,
             "pattern": "^(Internal|External)$",
+            **rules(Check(f"type(self) != int || self != {AS_TRANS}", _NOT_AS_TRANS)),
             NOUN: "AS number, `Internal` or `External`",
         }
     ),
@@ -160,14 +165,54 @@ def _read_family(value: Any) -> Family:
     raise refuse(f"{show(value)} is not IPv4 or IPv6")
 
 
+_ADDRESS_RULES: Final = rules(
+    Check(
+        "self.contains('%') ? isIP(self.split('%')[0]) && self.split('%').size() == 2 : isIP(self)",
+        "must be an IPv4 or IPv6 address",
+    ),
+    Check(
+        "!isIP(self.split('%')[0]) || [ip(self.split('%')[0])].all(a, a.isGlobalUnicast() || a.isLoopback() || "
+        "a.isLinkLocalUnicast())",
+        "must be the address of a host",
+    ),
+    Check(
+        "!isIP(self.split('%')[0]) || [ip(self.split('%')[0])].all(a, (a.family() == 6 && a.isLinkLocalUnicast()) == "
+        "self.contains('%'))",
+        "a link-local address, and no other, says on which interface: fe80::1%eth0",
+    ),
+)
+
 Address: TypeAlias = Annotated[
-    IPAddress, PlainValidator(read_address), PlainSerializer(str), _text("IP address", minLength=2)
+    IPAddress,
+    PlainValidator(read_address),
+    PlainSerializer(str),
+    _text("IP address", minLength=2, maxLength=61, **_ADDRESS_RULES),  # the longest address, %, the longest interface
 ]
 RouterID: TypeAlias = Annotated[
-    IPv4Address, PlainValidator(_read_router_id), PlainSerializer(str), _text("IPv4 address", format="ipv4")
+    IPv4Address,
+    PlainValidator(_read_router_id),
+    PlainSerializer(str),
+    _text(
+        "IPv4 address",
+        format="ipv4",
+        maxLength=15,
+        **rules(Check("self != '0.0.0.0'", "must be an IPv4 address other than 0.0.0.0")),
+    ),
 ]
 CIDR: TypeAlias = Annotated[
-    Prefix, PlainValidator(_read_cidr), PlainSerializer(str, return_type=str), _text("CIDR", format="cidr")
+    Prefix,
+    PlainValidator(_read_cidr),
+    PlainSerializer(str, return_type=str),
+    _text(
+        "CIDR",
+        maxLength=49,
+        **rules(
+            Check(
+                "isCIDR(self) && cidr(self) == cidr(self).masked()",
+                "must be a prefix without host bits, such as 10.42.0.0/24 or fd42::/64",
+            )
+        ),
+    ),
 ]
 FamilyName: TypeAlias = Annotated[
     Family,
@@ -205,6 +250,7 @@ Time: TypeAlias = Annotated[
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = re.compile(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+LABEL_KEY: Final = rf"^({_SUBDOMAIN.pattern}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 
 
 def _is_subdomain(text: str) -> bool:
@@ -239,10 +285,14 @@ def _check_label_value(text: str) -> str:
     return text
 
 
-def _checked_text(check: Callable[[str], str], noun: str) -> tuple[AfterValidator, WithJsonSchema]:
-    return AfterValidator(check), _text(noun)
+def _checked_text(
+    check: Callable[[str], str], noun: str, pattern: str, length: int
+) -> tuple[AfterValidator, WithJsonSchema]:
+    return AfterValidator(check), _text(noun, pattern=pattern, maxLength=length)
 
 
-Name: TypeAlias = Annotated[str, *_checked_text(_check_name, "name")]
-LabelKey: TypeAlias = Annotated[str, *_checked_text(_check_label_key, "label name")]
-LabelValue: TypeAlias = Annotated[str, *_checked_text(_check_label_value, "label value")]
+Name: TypeAlias = Annotated[str, *_checked_text(_check_name, "name", f"^{_SUBDOMAIN.pattern}$", 253)]
+LabelKey: TypeAlias = Annotated[str, *_checked_text(_check_label_key, "label name", LABEL_KEY, 317)]
+LabelValue: TypeAlias = Annotated[
+    str, *_checked_text(_check_label_value, "label value", f"^({_QUALIFIED.pattern})?$", 63)
+]

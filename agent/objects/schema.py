@@ -22,8 +22,11 @@ def described(model: type[Model]) -> dict[str, Any]:
 
 
 def structural(model: type[Object]) -> dict[str, Any]:
-    """Return the schema of a kind as a CustomResourceDefinition has it."""
-    schema: dict[str, Any] = _without_nouns(described(model))
+    """Return the schema of a kind as a CustomResourceDefinition has it.
+
+    Defaults that say nothing (no entries, no text) are left out: the server writes defaults into objects.
+    """
+    schema: dict[str, Any] = _for_server(described(model))
     named = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
     schema["properties"] |= named
     return schema
@@ -44,6 +47,8 @@ def _flat(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str
         flat["enum"] = [flat.pop("const")]
     if isinstance(flat.get("default"), dict):
         flat["default"] = {}  # what is in it has its own defaults
+    if "patternProperties" in flat:  # keys have a pattern, which a structural schema cannot say
+        (flat["additionalProperties"],) = (_flat(each, definitions) for each in flat.pop("patternProperties").values())
     if isinstance(schema.get("additionalProperties"), dict):
         flat["additionalProperties"] = _flat(schema["additionalProperties"], definitions)
     if "items" in flat:
@@ -53,7 +58,18 @@ def _flat(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str
     return flat
 
 
-def _without_nouns(schema: Any) -> Any:
-    if isinstance(schema, dict):
-        return {name: _without_nouns(value) for name, value in schema.items() if name != NOUN}
-    return [_without_nouns(item) for item in schema] if isinstance(schema, list) else schema
+def _for_server(schema: Mapping[str, Any]) -> dict[str, Any]:
+    made = {name: value for name, value in schema.items() if name != NOUN}
+    if "properties" in made:
+        made["properties"] = {name: _for_server(inner) for name, inner in made["properties"].items()}
+    for inner in ("items", "additionalProperties"):
+        if inner in made:
+            made[inner] = _for_server(made[inner])
+    default = made.get("default", ...)
+    if default in ("", []) or (default == {} and not any("default" in each for each in _properties(made))):
+        del made["default"]
+    return made
+
+
+def _properties(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(schema.get("properties", {}).values())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
 
 from agent.objects.model import Model
 from agent.objects.scalars import CIDR, Name, PrefixLength, Whole, refuse
+from agent.objects.server_checks import Check, server_checks
 
 
 class SecretKeyRef(Model):
@@ -24,6 +25,24 @@ def _third_of_hold_time(said: dict[str, Any]) -> int:
 
 class Timers(Model):
     """Session timers (RFC 4271 section 10)."""
+
+    model_config = server_checks(
+        Check(
+            "!has(self.holdTimeSeconds) || !(self.holdTimeSeconds in [1, 2])",
+            "must be 0, or at least 3",
+            "holdTimeSeconds",
+        ),
+        Check(
+            "!has(self.keepaliveTimeSeconds) || self.keepaliveTimeSeconds <= self.holdTimeSeconds / 3",
+            "must be at most a third of holdTimeSeconds",
+            "keepaliveTimeSeconds",
+        ),
+        Check(
+            "!has(self.keepaliveTimeSeconds) || self.keepaliveTimeSeconds > 0 || self.holdTimeSeconds == 0",
+            "must be at least 1 unless holdTimeSeconds is 0",
+            "keepaliveTimeSeconds",
+        ),
+    )
 
     hold_time_seconds: Annotated[int, Whole("a number of seconds", 0, 65535)] = Field(
         default=90,
@@ -67,6 +86,32 @@ def _bits_of_cidr(said: dict[str, Any]) -> int:
 class PrefixRange(Model):
     """Prefixes inside a CIDR, by length."""
 
+    model_config = server_checks(
+        Check(
+            "!has(self.minLength) || !isCIDR(self.cidr) || self.minLength >= cidr(self.cidr).prefixLength()",
+            "must not be shorter than cidr itself",
+            "minLength",
+        ),
+        Check(
+            "!has(self.maxLength) || !isCIDR(self.cidr) || self.maxLength <= (cidr(self.cidr).ip().family() == 4 ? "
+            "32 : 128)",
+            "must be at most 32 for IPv4, 128 for IPv6",
+            "maxLength",
+        ),
+        Check(
+            "!has(self.maxLength) || !isCIDR(self.cidr) || self.maxLength >= (has(self.minLength) ? self.minLength : "
+            "cidr(self.cidr).prefixLength())",
+            "must not be less than minLength, or the length of cidr",
+            "maxLength",
+        ),
+        Check(
+            "!has(self.minLength) || !isCIDR(self.cidr) || self.minLength <= (cidr(self.cidr).ip().family() == 4 ? "
+            "32 : 128)",
+            "must be at most 32 for IPv4, 128 for IPv6",
+            "minLength",
+        ),
+    )
+
     cidr: CIDR = Field(description="The prefix they are inside of, or are.")
     min_length: PrefixLength = Field(
         default_factory=_length_of_cidr, description="Shortest length; by default that of the CIDR."
@@ -86,5 +131,8 @@ class PrefixRange(Model):
             raise refuse(f"{self.max_length} is less than minLength {self.min_length}", field="maxLength")
         return self
 
+
+PREFIX_RANGES: Final = 1000
+"""The longest list of them; the API server wants to know."""
 
 MaxPrefixes = Annotated[int, Whole("a number of prefixes", 1, 10_000_000)]

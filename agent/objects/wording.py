@@ -63,6 +63,8 @@ def _sentence(details: ErrorDetails, subject: str) -> str:
             wanted = "not " + context["expected"].replace("'", "")
         case "string_too_long":
             wanted = f"too long: at most {context['max_length']} characters"
+        case "too_long":
+            wanted = f"too long: at most {context['max_length']} entries"
         case "string_type" if isinstance(details["input"], dict | list):
             wanted = "not a string"
         case kind:
