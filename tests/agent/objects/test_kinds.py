@@ -129,5 +129,11 @@ def test_a_status_is_written_with_its_zeros() -> None:
         "apiVersion": GROUP_VERSION,
         "kind": "NodeRoutingStatus",
         "metadata": {"name": "n1"},
-        "status": {"sessions": [], "establishedSessions": 0, "wantedSessions": 0, "routes": {"installed": 0, "refused": 0}, "conditions": []},
+        "status": {
+            "sessions": [],
+            "establishedSessions": 0,
+            "wantedSessions": 0,
+            "routes": {"installed": 0, "refused": 0},
+            "conditions": [],
+        },
     }
