@@ -10,6 +10,7 @@ from typing import Final
 
 from agent.peers import Peer
 from bgp.advertisement import Advertiser
+from bgp.drain import Stage
 from bgp.path import Attributes
 from bgp.rib import Rib
 from bgp.speaker import Speaker
@@ -25,6 +26,7 @@ class Announcer:
     def __init__(self, speaker: Speaker, rib: Rib) -> None:
         self.own: tuple[Prefix, ...] = ()
         self.is_transit = False
+        self.stage = Stage.IN_SERVICE  # of being drained
         self.is_complete = False  # every peer was heard since the start: a transit node may pass on and finish
         self._speaker = speaker
         self._rib = rib
@@ -73,7 +75,7 @@ class Announcer:
                 self._speaker.refresh(key, family)
 
     def _advertiser(self, peer: Peer) -> Advertiser:
-        return Advertiser(peer.planned, passes_on=self.is_transit and self.is_complete)
+        return Advertiser(peer.planned, passes_on=self.is_transit and self.is_complete, stage=self.stage)
 
     def _say(self, peer: Peer, prefix: Prefix, attributes: Attributes | None) -> None:
         if peer.established is None or prefix.family not in peer.established.families:

@@ -10,12 +10,13 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from agent.draining import DrainError, Draining
 from agent.metrics import REGISTRY
 from agent.policy_cluster import QuestionError
 from agent.view import View
@@ -37,7 +38,14 @@ def _answer(make: Callable[[], Any]) -> Callable[[web.Request], Any]:
     return handle
 
 
-def control_app(view: View) -> web.Application:
+class _DrainQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What `tortie drain` asks for."""
+
+    wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)]
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+def control_app(view: View, draining: Draining) -> web.Application:
     """Return what the unix socket serves."""
 
     async def explain(request: web.Request) -> web.Response:
@@ -83,9 +91,29 @@ def control_app(view: View) -> web.Application:
             web.get("/v1/policy/explain", explain_policy),
             web.get("/v1/drops", _answer(lambda: list(view.drops.recent))),
             web.get("/v1/drops/follow", follow_drops),
+            *_drain_routes(view, draining),
         ]
     )
     return app
+
+
+def _drain_routes(view: View, draining: Draining) -> list[web.RouteDef]:
+    async def drain(request: web.Request) -> web.Response:
+        try:
+            asked = msgspec.json.decode(await request.read(), type=_DrainQuestion)
+            draining.drain(asked.wait_seconds, asked.reason)
+        except (msgspec.DecodeError, DrainError) as error:
+            return _json({"error": str(error)}, 400)
+        return _json(view.drain())
+
+    async def undrain(_request: web.Request) -> web.Response:
+        try:
+            draining.undrain()
+        except DrainError as error:
+            return _json({"error": str(error)}, 409)
+        return _json(view.drain())
+
+    return [web.post("/v1/drain", drain), web.post("/v1/undrain", undrain)]
 
 
 def health_app(view: View) -> web.Application:
@@ -107,10 +135,10 @@ def health_app(view: View) -> web.Application:
 
 
 @contextlib.asynccontextmanager
-async def serve(view: View, socket: Path, listen: tuple[str, int] | None) -> AsyncIterator[None]:
+async def serve(view: View, draining: Draining, socket: Path, listen: tuple[str, int] | None) -> AsyncIterator[None]:
     """Serve until the block ends. Raises OSError where an address cannot be had."""
     async with contextlib.AsyncExitStack() as stack:
-        control = await _runner(stack, control_app(view))
+        control = await _runner(stack, control_app(view, draining))
         with _only_owner():
             await web.UnixSite(control, str(socket)).start()
         stack.callback(socket.unlink, missing_ok=True)

@@ -19,6 +19,7 @@ from agent.collector import StateCollector
 from agent.control import serve
 from agent.datastore import Batch, Datastore
 from agent.datastore.directory import DirectoryDatastore
+from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.objects.kinds import Keyed
@@ -58,11 +59,21 @@ class Options:
 class Agent:
     """Takes objects over into routing. Everything it touches is handed in."""
 
-    def __init__(self, node: str, datastore: Datastore, routing: Routing, policy: NodePolicy, view: View) -> None:
+    def __init__(
+        self,
+        node: str,
+        datastore: Datastore,
+        routing: Routing,
+        policy: NodePolicy,
+        view: View,
+        *,
+        draining: Draining,
+    ) -> None:
         self._node = node
         self._datastore = datastore
         self._routing = routing
         self._policy = policy
+        self._draining = draining
         self._view = view
         self._objects: dict[Key, Keyed] = {}  # of routing
         self._problems: list[str] = []  # of routing
@@ -110,6 +121,7 @@ class Agent:
         problems = list(map(str, map(problem_of, complaints)))
         node = config.nodes.get(self._node)
         if node is not None:
+            self._draining.follow(node)
             plan = await self._routing.configure(config, node)
             problems += map(str, map(problem_of, plan.complaints))
             if batch.full_lists > self._full_lists:
@@ -154,10 +166,11 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         datastore = DirectoryDatastore(options.config)
         policy = await _open_policy(options.node, stack, table.port)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
+        draining = Draining(routing, options.run_dir / "drain.json")
         view = View(options.node, routing, policy, drops, datastore)
         metrics.REGISTRY.register(StateCollector(view))
-        await stack.enter_async_context(serve(view, options.run_dir / "agent.sock", options.listen))
-        yield Agent(options.node, datastore, routing, policy, view)
+        await stack.enter_async_context(serve(view, draining, options.run_dir / "agent.sock", options.listen))
+        yield Agent(options.node, datastore, routing, policy, view, draining=draining)
 
 
 async def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:

@@ -131,6 +131,16 @@ class DropReport(msgspec.Struct, rename="camel", frozen=True):
     count: int
 
 
+class DrainReport(msgspec.Struct, rename="camel", frozen=True):
+    """Whether the node is being taken out of the way of traffic, or is out of it."""
+
+    state: str = ""  # Draining: announced as the last choice; Drained: withdrawn; "": in service
+    by: list[str] = []  # command, taint
+    reason: str = ""
+    since: str = ""
+    withdraw_at: str = ""
+
+
 class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     """One node in short."""
 
@@ -158,6 +168,7 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     policy: PolicyReport
     conditions: list[ConditionReport]
     problems: list[str]
+    drain: DrainReport = DrainReport()
 
 
 def timestamp(seconds: float) -> str:

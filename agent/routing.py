@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -22,6 +22,7 @@ from agent.forwarding import Forwarding
 from agent.peers import Peer
 from bgp.config import BgpConfig, Node
 from bgp.deferral import Deferral
+from bgp.drain import Drain, Wish
 from bgp.graceful_restart import Action, Retention
 from bgp.graceful_restart import Event as RestartEvent
 from bgp.path import PeerKey, Source
@@ -90,6 +91,7 @@ class Routing:
         self.peers: dict[PeerKey, Peer] = {}
         self.plan: Plan | None = None
         self.deferral: Deferral | None = None
+        self.drain = Drain()
         self.forwarding = Forwarding(fib, resolver)
         self._announcer = Announcer(speaker, self.rib)
         self._config = BgpConfig()
@@ -149,6 +151,14 @@ class Routing:
     def waiting_for(self) -> frozenset[PeerKey]:
         """Peers whose End-of-RIB is awaited before routes of before the restart are touched."""
         return self.deferral.waiting_for(self._now()) if self.deferral else frozenset()
+
+    def set_drain(self, wishes: Mapping[str, Wish]) -> None:
+        """Take over who wants this node drained. Times are of the clock that this was made with."""
+        self.drain.replace(wishes)
+        self._announcer.stage = self.drain.stage(self._now())
+        for peer in self.peers.values():
+            self._announcer.advertise(peer)
+        self.wake()
 
     def confirm_full_list(self) -> None:
         """Say that all objects were read again: deletions that still stand are meant."""
@@ -235,6 +245,7 @@ class Routing:
         held = self.fib.guard.held
         deadlines = [self._resync_at, self._retry_at, held.until if held else None]
         deadlines.append(self.deferral.next_deadline() if self.deferral else None)
+        deadlines.append(self.drain.next_deadline(self._now()))
         deadlines += [peer.retention.next_deadline() for peer in self.peers.values()]
         deadlines += [peer.silent_until for peer in self.peers.values()]
         return min(deadline for deadline in deadlines if deadline is not None)
@@ -246,6 +257,8 @@ class Routing:
                 self._welcome_back(peer)
             self._act(peer, peer.retention.handle(RestartEvent.TIMER, now))
             self._announcer.ask_again(peer, now)
+        if self.drain.stage(now) is not self._announcer.stage:
+            self.set_drain(self.drain.wishes)
         if self._kernel_changed:
             await self._follow_kernel_changes()
         await self._decide()

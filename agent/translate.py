@@ -102,6 +102,7 @@ def _node(node: Node, profiles: Sequence[BGPNodeProfile], default_asn: int, comp
         asn=asn or default_asn,
         router_id=router_id,
         is_transit=any(profile.spec.transit for profile in profiles),
+        drain_wait_s=node.drain_wait_s,
         created=_when(node.metadata.creation_timestamp),
     )
 

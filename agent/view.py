@@ -16,6 +16,7 @@ from agent.report import (
     AdvertisedRoute,
     AvailableRoute,
     ConditionReport,
+    DrainReport,
     Explanation,
     FamilyCounts,
     InstalledRoute,
@@ -25,6 +26,7 @@ from agent.report import (
     timestamp,
 )
 from agent.routing import Routing
+from bgp.drain import Stage
 from bgp.path import AsPath, Attributes
 from bgp.peering import router_id
 from bgp.rib import Candidate
@@ -225,6 +227,21 @@ class View:
             policy=self._policy_report(),
             conditions=conditions,
             problems=list(self.problems),
+            drain=self.drain(),
+        )
+
+    def drain(self) -> DrainReport:
+        """Whether the node is being drained, and by whom."""
+        drain, now, wall = self._routing.drain, time.monotonic(), time.time()
+        if not drain.wishes:
+            return DrainReport()
+        wishes = drain.wishes.values()
+        return DrainReport(
+            state=drain.stage(now).value,
+            by=sorted(drain.wishes),
+            reason="; ".join(sorted({wish.reason for wish in wishes if wish.reason})),
+            since=timestamp(wall - now + min(wish.since for wish in wishes)),
+            withdraw_at=timestamp(wall - now + min(wish.withdraw_at for wish in wishes)),
         )
 
     def _policy_report(self) -> PolicyReport:
@@ -282,6 +299,12 @@ class View:
         health = self._routing.speaker.health()
         if health.running and health.last_error:
             yield ConditionReport("SpeakerImpaired", "True", "NotAllInForce", health.last_error)
+        if (drain := self.drain()).state:
+            means = f"withdrawn since {drain.withdraw_at}"
+            if drain.state == Stage.DRAINING.value:
+                means = f"announced as the last choice, withdrawn at {drain.withdraw_at}"
+            message = f"{means}; wanted by {' and '.join(drain.by)}" + (f": {drain.reason}" if drain.reason else "")
+            yield ConditionReport(drain.state, "True", "DrainWanted", message)
         if (held := self._routing.fib.guard.held) is not None:
             left = f"{max(0, held.until - time.monotonic()):.0f} s"
             message = (

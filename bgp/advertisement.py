@@ -3,6 +3,9 @@
 A node announces what it originates (its pod CIDRs) to everybody. It passes on what it learned only where it is
 made a transit node, and then by the rules of old: never back to where it came from, never from one internal
 peer to another (RFC 4271 section 9.2), never against NO_EXPORT or NO_ADVERTISE (RFC 1997).
+
+A node that is being drained says of everything that it is the last choice (RFC 8326 section 4): by the community to
+everybody, by local preference 0 inside the AS too. A drained one says nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from typing import Final
 
 from bgp.config import NextHopMode
 from bgp.decision import Choice
-from bgp.import_rules import DEFAULT_LOCAL_PREFERENCE
+from bgp.drain import Stage
+from bgp.import_rules import DEFAULT_LOCAL_PREFERENCE, GRACEFUL_SHUTDOWN
 from bgp.path import AsPath, Attributes, Origin, Path
 from bgp.peering import PlannedSession
 from inet.prefix import IPAddress, Prefix
@@ -29,27 +33,32 @@ class Advertiser:
 
     planned: PlannedSession
     passes_on: bool  # this node is a transit node
+    stage: Stage = Stage.IN_SERVICE  # of this node
 
     def own(self, prefix: Prefix) -> Attributes | None:
         """Return how a prefix of our own is announced; None where the session cannot carry its family."""
         session = self.planned.session
         next_hop = self.planned.next_hops.get(prefix.family)
-        if next_hop is None or prefix.family not in session.families:
+        if next_hop is None or prefix.family not in session.families or self.stage is Stage.DRAINED:
             return None
         if session.is_internal:
-            return Attributes(next_hop=next_hop, origin=Origin.IGP, local_pref=DEFAULT_LOCAL_PREFERENCE)
-        return Attributes(next_hop=next_hop, origin=Origin.IGP, as_path=AsPath((session.local_asn,)))
+            return self._staged(Attributes(next_hop, origin=Origin.IGP, local_pref=DEFAULT_LOCAL_PREFERENCE))
+        return self._staged(Attributes(next_hop, origin=Origin.IGP, as_path=AsPath((session.local_asn,))))
 
     def learned(self, prefix: Prefix, best: Path) -> Attributes | None:
         """Return how a learned path is passed on; None where it is not."""
         session, attributes = self.planned.session, best.attributes
         if not self.passes_on or prefix.family not in session.families or best.source.peer == session.peer:
             return None
-        if NO_ADVERTISE in attributes.communities:
+        if NO_ADVERTISE in attributes.communities or self.stage is Stage.DRAINED:
             return None
         if session.is_internal:
-            return None if best.source.is_internal else self._inwards(prefix, best)
-        return None if not _STAY_INSIDE.isdisjoint(attributes.communities) else self._outwards(prefix, attributes)
+            passed_on = None if best.source.is_internal else self._inwards(prefix, best)
+        elif _STAY_INSIDE.isdisjoint(attributes.communities):
+            passed_on = self._outwards(prefix, attributes)
+        else:
+            passed_on = None
+        return self._staged(passed_on) if passed_on is not None else None
 
     def adj_rib_out(self, own: Iterable[Prefix], chosen: Mapping[Prefix, Choice]) -> dict[Prefix, Attributes]:
         """Return everything the session is sent."""
@@ -62,6 +71,14 @@ class Advertiser:
             if (attributes := self.own(prefix)) is not None:
                 announced[prefix] = attributes
         return announced
+
+    def _staged(self, attributes: Attributes) -> Attributes:
+        """Return the attributes as the stage has them: while the node is draining, as the last choice."""
+        if self.stage is not Stage.DRAINING:
+            return attributes
+        communities = dict.fromkeys((*attributes.communities, GRACEFUL_SHUTDOWN))
+        local_pref = 0 if self.planned.session.is_internal else None
+        return replace(attributes, communities=tuple(communities), local_pref=local_pref)
 
     def _inwards(self, prefix: Prefix, best: Path) -> Attributes | None:
         """Over iBGP a path keeps its next hop and AS path (RFC 4271 sections 5.1.2 and 5.1.3)."""

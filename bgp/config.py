@@ -41,6 +41,7 @@ class Node:
     asn: int
     router_id: IPv4Address | None = None  # None: the first IPv4 address
     is_transit: bool = False  # passes on what it learns
+    drain_wait_s: float | None = None  # to be drained, and how long to wait before withdrawing; None: in service
     created: str = ""  # creationTimestamp, RFC 3339; "" sorts first
 
     def address(self, family: Family) -> IPAddress | None:

@@ -58,22 +58,33 @@ def follow(path: Path, what: str, item: type[T]) -> Iterator[T]:
 
 def ask(path: Path, what: str, answer: type[T], **query: str) -> T:
     """Return the agent's answer. Raises UnreachableError or RefusedError."""
+    return _converse(path, "GET", f"/v1/{what}" + (f"?{urlencode(query)}" if query else ""), None, answer)
+
+
+def tell(path: Path, what: str, answer: type[T], **said: object) -> T:
+    """Have the agent do something; return what it answers. Raises UnreachableError or RefusedError."""
+    return _converse(path, "POST", f"/v1/{what}", msgspec.json.encode(said), answer)
+
+
+def _converse(path: Path, method: str, target: str, body: bytes | None, answer: type[T]) -> T:
     connection = _UnixConnection(path)
     try:
-        response = _request(connection, path, f"/v1/{what}" + (f"?{urlencode(query)}" if query else ""))
-        body = response.read()
+        response = _request(connection, path, target, method, body)
+        said = response.read()
     except OSError as error:
         raise UnreachableError(f"the agent at {path} does not answer: {error.strerror or error}") from None
     finally:
         connection.close()
     if response.status != http.HTTPStatus.OK:
-        raise RefusedError(_reason(response.status, body))
-    return msgspec.json.decode(body, type=answer)
+        raise RefusedError(_reason(response.status, said))
+    return msgspec.json.decode(said, type=answer)
 
 
-def _request(connection: _UnixConnection, path: Path, target: str) -> http.client.HTTPResponse:
+def _request(
+    connection: _UnixConnection, path: Path, target: str, method: str = "GET", body: bytes | None = None
+) -> http.client.HTTPResponse:
     try:
-        connection.request("GET", target)
+        connection.request(method, target, body)
         return connection.getresponse()
     except FileNotFoundError:
         raise UnreachableError(

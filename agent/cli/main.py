@@ -10,6 +10,7 @@ import typer
 
 from agent import __version__
 from agent.cli import lab, look, policy
+from agent.cli.drain import drain, undrain
 from agent.cli.drops import drops
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
 
@@ -30,6 +31,8 @@ app.command(rich_help_panel=LOOK)(look.peers)
 app.add_typer(look.routes, name="routes", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(drops)
 app.add_typer(policy.app, name="policy", rich_help_panel=WHY)
+app.command(rich_help_panel=CHANGE)(drain)
+app.command(rich_help_panel=CHANGE)(undrain)
 app.add_typer(config, name="config", rich_help_panel=CHANGE)
 app.add_typer(lab.app, name="lab", rich_help_panel=RUN)
 

@@ -1,4 +1,4 @@
-"""Node, as far as it is used: name, labels, pod CIDRs, addresses."""
+"""Node, as far as it is used: name, labels, pod CIDRs, taints, addresses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from agent.objects.scalars import CIDR, NOUN, read_address
 from inet.prefix import IPAddress, Prefix
 
 INTERNAL_IP = "InternalIP"
+DRAIN_TAINT = "tortie.dev/drain"
+DEFAULT_DRAIN_WAIT_S = 60
+_LONGEST_WAIT_S = 86400
+
+
+class Taint(KubernetesModel):
+    """A mark that keeps pods away; one of them is for Tortie."""
+
+    key: str = Field(description=f"`{DRAIN_TAINT}` has the node drained: announced as the last choice, then withdrawn.")
+    value: str = Field(
+        default="", description=f"Seconds between the two; {DEFAULT_DRAIN_WAIT_S} if it is no such number."
+    )
 
 
 class NodeSpec(KubernetesModel):
@@ -19,6 +31,7 @@ class NodeSpec(KubernetesModel):
     pod_cidrs: tuple[CIDR, ...] = Field(
         default=(), description="Addresses of the node's pods, at most one CIDR a family."
     )
+    taints: tuple[Taint, ...] = Field(default=(), description="Marks that keep pods away.")
 
     @model_validator(mode="before")
     @classmethod
@@ -61,6 +74,15 @@ class Node(KubernetesObject):
     def pod_cidrs(self) -> tuple[Prefix, ...]:
         """Addresses of its pods."""
         return self.spec.pod_cidrs
+
+    @property
+    def drain_wait_s(self) -> float | None:
+        """Seconds to wait before withdrawing a node that its taint wants drained; None: it does not."""
+        taint = next((taint for taint in self.spec.taints if taint.key == DRAIN_TAINT), None)
+        if taint is None:
+            return None
+        is_number = taint.value.isascii() and taint.value.isdecimal() and int(taint.value) <= _LONGEST_WAIT_S
+        return float(taint.value) if is_number else DEFAULT_DRAIN_WAIT_S
 
     @property
     def internal_addresses(self) -> tuple[IPAddress, ...]:

@@ -27,6 +27,7 @@ class SessionStatus(Model):
 
     peer: Address = Field(description="Address of the peer.")
     object: str = Field(description="What asked for the session, such as `BGPPeer/rack-a-tor-1` or `mesh/n2`.")
+    peer_asn: ASN | None = Field(default=None, description="AS number of the peer.")
     state: Literal["Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established"] = Field(
         description="State of RFC 4271 section 8.2.2."
     )
@@ -40,6 +41,17 @@ class RoutesStatus(Model):
 
     installed: Count = Field(default=0, description="Routes in the kernel.")
     refused: Count = Field(default=0, description="Routes the kernel did not take.")
+
+
+class DrainStatus(Model):
+    """Whether the node is being taken out of the way of traffic."""
+
+    state: Literal["Draining", "Drained"] = Field(
+        description="`Draining`: announced as the last choice (RFC 8326). `Drained`: withdrawn."
+    )
+    since: Time | None = Field(default=None, description="When it was asked for.")
+    withdraw_at: Time | None = Field(default=None, description="When everything is, or was, withdrawn.")
+    reason: str = Field(default="", description="Why, as was given with the command.")
 
 
 class Condition(Model):
@@ -61,6 +73,7 @@ class NodeRoutingStatusStatus(Model):
     established_sessions: Count = Field(default=0, description="Of these, how many are established.")
     wanted_sessions: Count = Field(default=0, description="Of these, how many are not administratively down.")
     routes: RoutesStatus = Field(default=RoutesStatus(), description="Counts of routes.")
+    drain: DrainStatus | None = Field(default=None, description="There while the node is drained or being so.")
     conditions: tuple[Condition, ...] = Field(default=(), description="Statements about the node.")
 
 

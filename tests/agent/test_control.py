@@ -8,12 +8,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from agent.cli.client import RefusedError, UnreachableError, ask
+from agent.cli.client import RefusedError, UnreachableError, ask, tell
 from agent.control import serve
 from agent.datastore.fake import FakeDatastore
+from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
-from agent.report import Explanation, InstalledRoute, PeerReport, StatusReport
+from agent.report import DrainReport, Explanation, InstalledRoute, PeerReport, StatusReport
 from agent.view import View
 from inet.prefix import Family
 from policy.compiler import Engine
@@ -31,6 +32,7 @@ async def socket(tmp_path: Path) -> AsyncIterator[Path]:
         datastore.listed()
         async with serve(
             View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore),
+            Draining(world.routing, tmp_path / "drain.json"),
             tmp_path / "agent.sock",
             ("127.0.0.1", 0),
         ):
@@ -82,6 +84,7 @@ async def test_an_unready_node_answers_503_with_the_reason(tmp_path: Path) -> No
     async with running(World(Family.IPV4)) as world:
         async with serve(
             View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), FakeDatastore()),
+            Draining(world.routing, tmp_path / "drain.json"),
             tmp_path / "agent.sock",
             None,
         ):
@@ -90,3 +93,22 @@ async def test_an_unready_node_answers_503_with_the_reason(tmp_path: Path) -> No
                 "NotSynced: the objects have not been read yet; fake: reading\n",
             )
         assert not (tmp_path / "agent.sock").exists()
+
+
+async def test_a_node_is_drained_and_put_back_over_the_socket(socket: Path) -> None:
+    told = await asyncio.to_thread(tell, socket, "drain", DrainReport, waitSeconds=600, reason="cable work")
+    assert (told.state, told.by, told.reason) == ("Draining", ["command"], "cable work")
+    status = await asyncio.to_thread(ask, socket, "status", StatusReport)
+    assert status.drain == told
+    assert status.ready
+    assert [condition.type for condition in status.conditions] == ["Ready", "Draining"]
+    assert (await asyncio.to_thread(tell, socket, "undrain", DrainReport)).state == ""
+    with pytest.raises(RefusedError, match="the node is not drained"):
+        await asyncio.to_thread(tell, socket, "undrain", DrainReport)
+
+
+@pytest.mark.parametrize("said", [{}, {"waitSeconds": -1}, {"waitSeconds": "1"}, {"waitSeconds": 1, "why": ""}])
+async def test_a_drain_that_is_not_understood_is_refused(socket: Path, said: dict[str, object]) -> None:
+    with pytest.raises(RefusedError):
+        await asyncio.to_thread(tell, socket, "drain", DrainReport, **said)
+    assert (await asyncio.to_thread(ask, socket, "status", StatusReport)).drain.state == ""
