@@ -1,26 +1,18 @@
-"""CIDR blocks as sorted, disjoint intervals of addresses: the form that the kernel's interval sets want.
+"""CIDR blocks as policies have them: read as the API server reads them, and turned into intervals of addresses.
 
-nftables refuses a whole transaction when two intervals of a set overlap, and its auto-merge forgets what it merged,
-so everything here is normalised before anybody sees it. An address is a plain integer on purpose: intervals are
-compared, cut and searched, and nothing else.
+An address is a plain integer on purpose: intervals are compared, cut and searched, and nothing else.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-from bisect import bisect_right
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
+from inet.intervals import Interval, Intervals
 from inet.prefix import Family
-
-Interval: TypeAlias = tuple[int, int]
-"""First and last address (or port), both included."""
-
-Intervals: TypeAlias = tuple[Interval, ...]
-"""Sorted; no two overlap or touch."""
 
 _MAPPED: Final = (0xFFFF << 32, 96)  # ::ffff:0:0/96
 _LEADING_ZEROS: Final = re.compile(r"(?<![0-9])0+(?=[0-9])")
@@ -81,39 +73,6 @@ def is_strict_cidr(text: str) -> bool:
     except ValueError:
         return False
     return "/" in text and text.rpartition("/")[2].isdecimal() and (family is Family.IPV6) == (":" in text)
-
-
-def normalise(intervals: Iterable[Interval]) -> Intervals:
-    """Sort and merge what overlaps or touches."""
-    merged: list[Interval] = []
-    for first, last in sorted(intervals):
-        if merged and first <= merged[-1][1] + 1:
-            if last > merged[-1][1]:
-                merged[-1] = (merged[-1][0], last)
-        else:
-            merged.append((first, last))
-    return tuple(merged)
-
-
-def subtract(whole: Interval, holes: Iterable[Interval]) -> Intervals:
-    """Return what is left of an interval without the holes."""
-    left: list[Interval] = []
-    first, last = whole
-    for hole_first, hole_last in normalise(holes):
-        if hole_last < first or hole_first > last:
-            continue
-        if hole_first > first:
-            left.append((first, hole_first - 1))
-        first = hole_last + 1
-    if first <= last:
-        left.append((first, last))
-    return tuple(left)
-
-
-def holds(intervals: Intervals, value: int) -> bool:
-    """Whether one of the intervals has the value."""
-    position = bisect_right(intervals, (value, 1 << 128))
-    return position > 0 and intervals[position - 1][1] >= value
 
 
 def holds_address(blocks: Iterable[Block], address: bytes) -> bool:

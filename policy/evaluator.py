@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from policy.cidr import holds, holds_address
+from inet.intervals import holds
+from policy.cidr import holds_address
 from policy.ir import Chain, Clause, Direction, Endpoint, Outcome, Rule, Ruleset, SetKind, SetRef, Target
 from policy.policies import Action
 

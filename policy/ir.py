@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, NamedTuple, TypeAlias, cast
 
+from inet.intervals import Interval, Intervals
 from inet.prefix import Family
-from policy.cidr import Block, Interval, Intervals, address_text, pack
+from policy.cidr import Block, address_text, pack
 from policy.memberset import Element
 from policy.policies import Action, PolicyRef, PolicyRule, Selection, Tier
 from policy.selector import Selector

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Final, NamedTuple, TypeAlias, cast
 
+from inet.intervals import Intervals, normalise
 from inet.prefix import Family
-from policy.cidr import Block, Intervals, address_text, normalise, pack
+from policy.cidr import Block, address_text, pack
 from policy.ir import (
     Chain,
     Clause,

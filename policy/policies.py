@@ -11,7 +11,8 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from policy.cidr import Block, Interval
+from inet.intervals import Interval
+from policy.cidr import Block
 from policy.selector import Selector
 
 

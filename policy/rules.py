@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from inet.intervals import Interval, Intervals, normalise, subtract
 from inet.prefix import Family
-from policy.cidr import Interval, Intervals, is_whole, normalise, subtract
+from policy.cidr import is_whole
 from policy.ir import (
     Clause,
     Direction,
