@@ -136,22 +136,23 @@ class NetlinkResolver:
             return _no("it is not an address of a host")
         if route.protocol == PROTOCOL:
             return _no(f"only {route.destination} leads to it, which was learned itself")
-        ways = self._members(route.group) if route.group else route.hops
+        ways = members_of(self._netlink, route.group) if route.group else route.hops
         if not ways:
             return _no(f"the route {route.destination} leads to it over a link that is down")
         hops = {hop if hop.gateway else hop._replace(gateway=address.packed) for hop in ways}
         return Resolution(tuple(sorted(hops)), is_on_link=not any(hop.gateway for hop in ways))
 
-    def _members(self, number: int) -> tuple[NextHop, ...]:
-        """Return the next hops of someone's nexthop object or group."""
-        try:
-            data = self._netlink.ask(nexthops.get(number))
-        except OSError:  # gone since the route was found
-            return ()
-        found = nexthops.parse(data, 0, len(data))
-        if isinstance(found, KernelHop):
-            return (found.hop,) if found.hop.interface else ()
-        return tuple(hop for member in found.members for hop in self._members(member))
+
+def members_of(netlink: NetlinkSocket, number: int) -> tuple[NextHop, ...]:
+    """Return the next hops of someone's nexthop object or group; none if it is gone."""
+    try:
+        data = netlink.ask(nexthops.get(number))
+    except OSError:
+        return ()
+    found = nexthops.parse(data, 0, len(data))
+    if isinstance(found, KernelHop):
+        return (found.hop,) if found.hop.interface else ()
+    return tuple(hop for member in found.members for hop in members_of(netlink, member))
 
 
 def _no(reason: str) -> Resolution:

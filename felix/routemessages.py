@@ -25,14 +25,21 @@ MAIN_TABLE: Final = 254
 _SCOPE_NOWHERE: Final = 255  # in a deletion: whatever the scope
 
 _DST: Final = 1
+_SRC: Final = 2
+_IIF: Final = 3
 _OIF: Final = 4
 _GATEWAY: Final = 5
 _PRIORITY: Final = 6
 _PREFSRC: Final = 7
+_METRICS: Final = 8
 _MULTIPATH: Final = 9
 _TABLE: Final = 15
 _VIA: Final = 18
+_IP_PROTO: Final = 27
+_SPORT: Final = 28
+_DPORT: Final = 29
 _NH_ID: Final = 30
+_METRIC_MTU: Final = 2  # RTAX_MTU
 
 _HOP_DEAD: Final = 0x01  # RTNH_F_DEAD
 _HOP_ONLINK: Final = 0x04  # RTNH_F_ONLINK
@@ -115,13 +122,34 @@ def dump(family: Family, *, protocol: int = 0) -> bytes:
     return message(GETROUTE, 0, body)
 
 
-def lookup(address: bytes, interface: int = 0, *, fib_match: bool) -> bytes:
-    """Build the question how packets to an address leave: with `fib_match` the route, else the path of a packet."""
+def lookup(
+    address: bytes,
+    interface: int = 0,
+    *,
+    fib_match: bool,
+    source: bytes = b"",
+    arriving: int = 0,
+    flow: tuple[int, int, int] = (0, 0, 0),
+) -> bytes:
+    """Build the question how packets to an address leave: with `fib_match` the route, else the path of a packet.
+
+    `interface` is the link they must leave by, `arriving` the one they come in by, if any. `flow` is what else the
+    choice among equal ways goes by: protocol, source port, destination port, 0 for what is not known.
+    """
     family = Family.IPV4 if len(address) == 4 else Family.IPV6
     flags = FIB_MATCH if fib_match else 0
-    body = RTMSG.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(_DST, address)
-    if interface:
-        body += attribute(_OIF, U32.pack(interface))
+    body = RTMSG.pack(family, len(address) * 8, len(source) * 8, 0, 0, 0, 0, 0, flags) + attribute(_DST, address)
+    if source:
+        body += attribute(_SRC, source)
+    for kind, link in ((_OIF, interface), (_IIF, arriving)):
+        if link:
+            body += attribute(kind, U32.pack(link))
+    protocol, *ports = flow
+    if protocol:
+        body += attribute(_IP_PROTO, bytes([protocol]))
+        body += b"".join(
+            attribute(kind, port.to_bytes(2)) for kind, port in zip((_SPORT, _DPORT), ports, strict=True) if port
+        )
     return message(GETROUTE, 0, body)
 
 
@@ -137,6 +165,7 @@ class KernelRoute(NamedTuple):
     group: int
     hops: tuple[NextHop, ...]
     preferred_source: bytes
+    mtu: int = 0  # as the route has it; 0: as its link has it
 
 
 def parse(data: bytes, start: int, end: int) -> KernelRoute:
@@ -160,6 +189,7 @@ def parse(data: bytes, start: int, end: int) -> KernelRoute:
         U32.unpack(found[_NH_ID])[0] if _NH_ID in found else 0,
         tuple(sorted(hops)),
         found.get(_PREFSRC, b""),
+        _parse_mtu(found.get(_METRICS, b"")),
     )
 
 
@@ -201,6 +231,11 @@ def _parse_multipath(paths: bytes) -> list[NextHop]:
             hops.append(NextHop(_gateway(found), interface, bool(flags & _HOP_ONLINK)))
         offset += (length + 3) & ~3
     return hops
+
+
+def _parse_mtu(metrics: bytes) -> int:
+    mtu = dict(attributes(metrics, 0, len(metrics))).get(_METRIC_MTU)
+    return int(U32.unpack(mtu)[0]) if mtu else 0
 
 
 def _gateway(found: dict[int, bytes]) -> bytes:
