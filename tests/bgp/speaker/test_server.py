@@ -125,6 +125,85 @@ def test_commands_run_without_an_event_loop() -> None:
     """)
 
 
+TURNS = """
+    from types import SimpleNamespace
+    from bgp.speaker.exabgp import server
+    from exabgp.bgp.fsm import FSM
+    from exabgp.reactor.peer import ACTION, Peer
+
+    # A peer with three messages to read, each of which is told to the helper.
+    told = []
+    pipe = SimpleNamespace(write=lambda data: told.append(data), flush=lambda: told.append("|"))
+
+    def reading():
+        for message in (b"one", b"two", b"three"):
+            helper.write(message)
+            helper.flush()
+            yield ACTION.NOW
+        yield ACTION.LATER
+
+    peer = Peer.__new__(Peer)
+    peer.reactor = SimpleNamespace(processes=SimpleNamespace(broken=lambda _: False))
+    peer.neighbor, peer.generator, peer.fsm = None, reading(), FSM.ESTABLISHED
+"""
+
+
+def test_what_a_peer_has_to_say_is_read_in_one_turn_and_told_in_one_piece() -> None:
+    in_a_process_of_its_own(
+        textwrap.dedent(TURNS)
+        + textwrap.dedent("""
+        helper = pipe
+        assert peer.run() == ACTION.NOW
+        assert told == [b"one", "|"], "ExaBGP serves a peer better now: the mend may go"
+
+        told.clear()
+        peer.generator = reading()
+        helper = server.Gathered(pipe)
+        server.mend(Peer, "run", server.peer_run)
+        server._TURN_S = 60
+        assert peer.run() == ACTION.LATER
+        assert told == [b"one", b"two", b"three", "|"], told
+
+        told.clear()
+        helper.write(b"an answer")
+        helper.flush()
+        assert told == [b"an answer", "|"], "outside a turn nothing is kept waiting"
+        """)
+    )
+
+
+def test_a_turn_ends_for_the_others_sake_and_when_the_session_does() -> None:
+    in_a_process_of_its_own(
+        textwrap.dedent(TURNS)
+        + textwrap.dedent("""
+        helper = server.Gathered(pipe)
+        server.mend(Peer, "run", server.peer_run)
+        server._TURN_S = 0
+        assert peer.run() == ACTION.NOW
+        assert told == [b"one", "|"], told
+
+        told.clear()
+        server._TURN_S = 60
+        peer.fsm = FSM.IDLE
+        assert peer.run() == ACTION.NOW
+        assert told == [b"two", "|"], told
+
+        peer.generator = iter([])
+        def fails():
+            helper.write(b"last words")
+            helper.flush()
+            raise RuntimeError
+            yield
+        peer.generator, told[:] = fails(), []
+        try:
+            peer.run()
+        except RuntimeError:
+            pass
+        assert told == [b"last words", "|"], told
+        """)
+    )
+
+
 def test_it_does_not_start_for_anyone_but_its_agent() -> None:
     done = subprocess.run(
         [sys.executable, "-I", str(process._HERE / "server.py"), "1", "/nowhere"],
