@@ -29,6 +29,7 @@ from agent.objects.problem import Problem
 from agent.policy_cluster import Place, PolicyCluster, parse_port
 from agent.policy_flows import denied, doubtful
 from agent.policy_kernel import PolicyKernel
+from agent.policy_leftovers import Leftovers
 from agent.policy_quarantine import Quarantine
 from agent.policy_table import change_of, content_of
 from felix.nft.enforcement import Change, Content, Enforcement
@@ -82,6 +83,8 @@ class NodePolicy:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._parts = Parts()
+        self._leftovers = Leftovers(started=now())
+        self._full_lists = 0
         self._has_table = False
         self._is_skeleton_written = False
         self._needs_sync = True
@@ -121,6 +124,9 @@ class NodePolicy:
                 self._notices.pop(key, None)
                 self._apply(gone)
         self._is_synced |= batch.is_synced
+        if batch.full_lists > self._full_lists:
+            self._full_lists = batch.full_lists
+            self._leftovers.confirm()
         self.wake()
 
     def expect(self, owner: str) -> None:
@@ -148,7 +154,8 @@ class NodePolicy:
             f"{owner} is not in force: the kernel refused it: {why}" for owner, why in self._parts.refused.items()
         ]
         unwritten = [f"table inet tortie: {self._error}"] if self._error and not self._is_wanted else []
-        return [*map(str, sorted(found)), *self._quarantine.problems, *refused, *unwritten]
+        held = [self._leftovers.problem] if self._leftovers.problem else []
+        return [*held, *map(str, sorted(found)), *self._quarantine.problems, *refused, *unwritten]
 
     # State
 
@@ -245,8 +252,9 @@ class NodePolicy:
             if (found := await kernel.table.read()) is not None:
                 self._has_table = True
                 self._is_wanted |= EGRESS_OK in found.chains
+                await self._leftovers.find(kernel.table, found)
         while True:
-            deadlines = (self._audit_at, self._retry_at, self._next_look_at())
+            deadlines = (self._audit_at, self._retry_at, self._next_look_at(), self._leftovers.held_until)
             delay = min(each for each in deadlines if each is not None) - self._now()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, delay)):
@@ -279,11 +287,20 @@ class NodePolicy:
             await self._mark_pods(kernel)
         is_due = self._retry_at is None or now >= self._retry_at
         if self._needs_sync and (is_due or delta):
-            await self._sync(keeper)
+            if await self._may_begin(kernel):
+                await self._sync(keeper)
         elif not self._needs_sync:
             await self._change_parts(keeper, beside or Change())
             await self._change(keeper, delta)
         await self._look(kernel)
+
+    async def _may_begin(self, kernel: PolicyKernel) -> bool:
+        """Whether the table that was found may follow the objects, most of which may be missing."""
+        try:
+            return await self._leftovers.may_go(kernel, self.engine.ruleset.endpoints.keys(), self._now())
+        except OSError as error:
+            self._fail(f"pod links cannot be read: {error.strerror or error}")
+            return False
 
     async def _mark_pods(self, kernel: PolicyKernel) -> None:
         self._links_stale = False

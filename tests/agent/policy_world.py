@@ -120,10 +120,12 @@ class PolicyWorld:
     def flow(self, client: int, server: int, port: int = 80) -> Flow:
         return Flow(self.address(client), self.address(server), 6, port, b"")
 
-    async def tell(self, *items: Keyed, gone: Iterable[Keyed] = (), is_synced: bool = True) -> None:
+    async def tell(
+        self, *items: Keyed, gone: Iterable[Keyed] = (), is_synced: bool = True, full_lists: int = 1
+    ) -> None:
         deleted = frozenset(item.key for item in gone)
         changed: dict[Key, Keyed] = {item.key: item for item in items}
-        self.policy.take(Batch(changed, deleted, (), full_lists=int(is_synced)))
+        self.policy.take(Batch(changed, deleted, (), full_lists=full_lists if is_synced else 0))
         await self.settle()
 
     async def settle(self) -> None:
