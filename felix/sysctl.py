@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-PROC_SYS: Final = Path("/proc/sys")
+_HOSTS: Final = Path("/host/proc/sys")
+PROC_SYS: Final = _HOSTS if (_HOSTS / "net").is_dir() else Path("/proc/sys")
+"""Where settings are. A container sees /proc/sys read-only; the chart mounts the host's net/ beside it, and what is
+below net/ belongs to the network namespace of whoever opens it, wherever it is mounted."""
 
 _SETTINGS: Final = (  # below net/; a star stands for all, default and every link there is
     ("ipv4/nexthop_compat_mode", "0"),

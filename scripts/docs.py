@@ -13,6 +13,7 @@ from typing import Any
 
 from crds import crds
 from docs_cli import commands_page, lab_page
+from docs_values import values_page
 
 from agent.objects.kinds import KINDS, Kind
 from agent.objects.label_selector import LabelSelector
@@ -31,7 +32,12 @@ Schema = Mapping[str, Any]
 def pages() -> dict[str, str]:
     """Return every page by file name."""
     kinds = {f"{kind.name}.md": kind_page(kind) for kind in KINDS.values() if kind.model}
-    others = {"LabelSelector.md": label_selector_page(), "commands.md": commands_page(), "lab-file.md": lab_page()}
+    others = {
+        "LabelSelector.md": label_selector_page(),
+        "commands.md": commands_page(),
+        "lab-file.md": lab_page(),
+        "values.md": values_page(),
+    }
     return {"index.md": index_page()} | others | kinds
 
 
@@ -53,7 +59,7 @@ the field and the line; the last good version of the object stays in force.
 {sections}
 Wherever nodes are chosen: [label selector](LabelSelector.md).
 
-Besides: [commands](commands.md), [lab file](lab-file.md).
+Besides: [commands](commands.md), [values of the chart](values.md), [lab file](lab-file.md).
 """
 
 

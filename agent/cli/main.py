@@ -37,19 +37,16 @@ app.add_typer(config, name="config", rich_help_panel=CHANGE)
 app.add_typer(lab.app, name="lab", rich_help_panel=RUN)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+@app.command(rich_help_panel=LOOK)
+def version(output: OutputOption = Format.TABLE) -> None:
+    """Show the version of this program, which is that of its image and chart.
+
+    Example: kubectl -n tortie-system exec daemonset/tortie-agent -- tortie version
+    """
+    if output is Format.JSON:
+        print_json({"version": __version__})
+    else:
         typer.echo(f"tortie {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command(rich_help_panel=RUN)

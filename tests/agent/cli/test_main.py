@@ -223,3 +223,8 @@ def test_the_agent_refuses_an_address_it_cannot_listen_on(
 def test_help_comes_without_loading_the_agent(heavy: str) -> None:
     code = f"import sys; import agent.cli.main; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_version_is_told_to_people_and_to_machines() -> None:
+    assert CliRunner().invoke(app, ["version"]).output == "tortie 0.1.0\n"
+    assert json.loads(CliRunner().invoke(app, ["version", "-o", "json"]).output) == {"version": "0.1.0"}
