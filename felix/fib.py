@@ -6,8 +6,8 @@ What the kernel refuses comes back as values, and waits for `retry`, for news ab
 
 After a restart `adopt` owns what a former life left behind. Until `release` those routes stay as they are (RFC 4724
 section 4.1: forwarding state is kept while the peers send theirs again); a route that is set to what it already is
-claims its place, and nothing is written for it. Adopted routes that nobody claimed go, unless the guard says that
-these are suspiciously many.
+claims its place, and nothing is written for it. A `move` takes them along: next hops that died are dead for them,
+too. Adopted routes that nobody claimed go, unless the guard says that these are suspiciously many.
 """
 
 from __future__ import annotations
@@ -120,16 +120,10 @@ class Fib:
         not empty. Moves happen one after another: once `old` has become `new`, a move of `new` takes it along. What
         else is needed, such as routes that were lost with their group, is left to `apply`.
         """
-        if not self._is_deferring:
-            self._forget_routes_of(await self._groups.move(old, new))
-            return
         for destination, route in self._claims.items():
             if route.next_hops == old:
                 self._claims[destination] = route._replace(next_hops=new)
-        for destination, record in list(self._routes.desired.items()):
-            if record.wanted == old and destination not in self._adopted:
-                self._want(unicast(destination, new))
-        await self.apply()
+        self._forget_routes_of(await self._groups.move(old, new))
 
     async def choose_resilient(self, *, wanted: bool) -> bool:
         """Have groups keep flows on the hops that they have, or not; from the next `apply` on routes follow.
