@@ -138,17 +138,18 @@ def health_app(view: View) -> web.Application:
 async def serve(view: View, draining: Draining, socket: Path, listen: tuple[str, int] | None) -> AsyncIterator[None]:
     """Serve until the block ends. Raises OSError where an address cannot be had."""
     async with contextlib.AsyncExitStack() as stack:
-        control = await _runner(stack, control_app(view, draining))
-        with _only_owner():
+        control = await start_runner(stack, control_app(view, draining))
+        with only_owner():
             await web.UnixSite(control, str(socket)).start()
         stack.callback(socket.unlink, missing_ok=True)
         if listen is not None:
-            health = await _runner(stack, health_app(view))
+            health = await start_runner(stack, health_app(view))
             await web.TCPSite(health, *listen).start()
         yield
 
 
-async def _runner(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
+async def start_runner(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
+    """Return what can serve an application, until the stack unwinds."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
@@ -156,7 +157,7 @@ async def _runner(stack: contextlib.AsyncExitStack, app: web.Application) -> web
 
 
 @contextlib.contextmanager
-def _only_owner() -> Iterator[None]:
+def only_owner() -> Iterator[None]:
     """Make what is created here readable and writable by its owner alone."""
     before = os.umask(0o177)
     try:

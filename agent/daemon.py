@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from agent import exclusive, metrics
+from agent.cni.node import NO_RUNTIME, CniOptions, NodeCni, NodeFacts, open_cni
 from agent.collector import StateCollector
 from agent.control import serve
 from agent.datastore import Batch, Datastore
@@ -54,6 +55,7 @@ class Options:
     node: str
     run_dir: Path
     listen: tuple[str, int] | None
+    cni: CniOptions = NO_RUNTIME
 
 
 class Agent:
@@ -68,12 +70,14 @@ class Agent:
         view: View,
         *,
         draining: Draining,
+        cni: NodeCni,
     ) -> None:
         self._node = node
         self._datastore = datastore
         self._routing = routing
         self._policy = policy
         self._draining = draining
+        self._cni = cni
         self._view = view
         self._objects: dict[Key, Keyed] = {}  # of routing
         self._problems: list[str] = []  # of routing
@@ -88,6 +92,7 @@ class Agent:
                 tasks.create_task(self._routing.run(), name="routing")
                 tasks.create_task(self._policy.run(), name="policy")
                 tasks.create_task(self._view.drops.run(), name="drops")
+                tasks.create_task(self._cni.run(), name="cni")
                 tasks.create_task(self._follow_objects(tasks), name="objects")
         finally:
             await self._datastore.stop()
@@ -103,6 +108,7 @@ class Agent:
             if self._is_about_routing(batch) and await self._take_over(batch) and not self._speaker_started:
                 self._speaker_started = True
                 tasks.create_task(self._start_speaker(), name="speaker start")
+            self._cni.wake()
             self._tell([*map(str, batch.problems), *self._problems, *self._policy.problems])
 
     def _is_about_routing(self, batch: Batch) -> bool:
@@ -167,10 +173,12 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         policy = await _open_policy(options.node, stack, table.port)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
         draining = Draining(routing, options.run_dir / "drain.json")
+        facts = NodeFacts(lambda: routing.own_prefixes, lambda: 0, lambda: datastore.health().is_synced)
+        cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))
         view = View(options.node, routing, policy, drops, datastore)
         metrics.REGISTRY.register(StateCollector(view))
         await stack.enter_async_context(serve(view, draining, options.run_dir / "agent.sock", options.listen))
-        yield Agent(options.node, datastore, routing, policy, view, draining=draining)
+        yield Agent(options.node, datastore, routing, policy, view, draining=draining, cni=cni)
 
 
 async def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:

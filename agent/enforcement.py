@@ -14,13 +14,14 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
 from agent import metrics
+from agent.cni.attachments import Attachment, Attachments, Slot
 from agent.datastore import Batch
 from agent.objects.kinds import Keyed
 from agent.objects.model import Key
@@ -41,7 +42,7 @@ from policy.explain import Explanation, TierStory
 from policy.ir import Delta
 from policy.nft import decision_comment
 from policy.nftskeleton import EGRESS_OK
-from policy.objects import Node
+from policy.objects import Node, Pod
 from policy.policies import Policy
 
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
@@ -66,11 +67,12 @@ class NodePolicy:
         self, node: str, kernel: PolicyKernel | None, hindrance: str = "", *, now: Callable[[], float] = time.monotonic
     ) -> None:
         self.engine: Final = Engine(node)
+        self.attachments: Final = Attachments(node)
+        self.hindrance: Final = hindrance  # why nothing can be enforced
         self.repaired = 0  # how often the table was found changed by others
         self.cut = 0  # connections
         self._node = node
         self._kernel = kernel
-        self._hindrance = hindrance
         self._keeper = Enforcement(kernel.table) if kernel else None
         self._now = now
         self._quarantine = Quarantine()
@@ -82,6 +84,9 @@ class NodePolicy:
         self._is_wanted = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
+        self._rounds = 0  # of work, begun
+        self._written_round = 0  # the last after which the kernel had everything
+        self._round_done = asyncio.Event()
         self._parts = Parts()
         self._leftovers = Leftovers(started=now())
         self._full_lists = 0
@@ -144,7 +149,44 @@ class NodePolicy:
             self._has_node |= update.name == self._node
         if isinstance(update, Policy | Deleted):
             self._quarantine.hear(update)
+        if isinstance(update, Pod):
+            update = self.attachments.resolve(update)
+        elif isinstance(update, Deleted) and update.kind == "Pod":
+            self.attachments.forget(f"{update.namespace}/{update.name}")
         self.engine.apply(update)
+
+    # Pods as the runtime wires them
+
+    def attach(self, attachment: Attachment) -> None:
+        """Take over an interface that was wired: from now on its pod has its addresses."""
+        self._is_wanted = True
+        self._apply_all(self.attachments.add(attachment))
+
+    def detach(self, slots: Collection[Slot]) -> None:
+        """Take over that interfaces were taken away."""
+        self._apply_all(self.attachments.remove(slots))
+
+    def _apply_all(self, pods: Iterable[Pod]) -> None:
+        for pod in pods:
+            self.engine.apply(pod)
+        self.wake()
+
+    async def enforced(self, attachment: Attachment) -> None:
+        """Wait until the kernel judges what an interface sends and gets by what its pod may; for ever if it never does.
+
+        What was taken over before the call counts, what comes later may not.
+        """
+        begun = self._rounds
+        while self._written_round <= begun or not self._is_endpoint(attachment):
+            await self._round_done.wait()
+
+    def is_enforced(self, attachment: Attachment) -> bool:
+        """Whether the kernel judges what an interface sends and gets, as far as anybody knows."""
+        return self._in_kernel and self._is_endpoint(attachment)
+
+    def _is_endpoint(self, attachment: Attachment) -> bool:
+        found = (self.engine.ruleset.endpoints.get(address) for address in attachment.addresses)
+        return all(each is not None and each.pod == attachment.pod for each in found)
 
     @property
     def problems(self) -> list[str]:
@@ -179,7 +221,7 @@ class NodePolicy:
         """Why the table is not in the kernel; empty where it is, or where nothing is wanted."""
         if not self._is_wanted or self._in_kernel:
             return ""
-        return self._hindrance or self._error or "not written yet"
+        return self.hindrance or self._error or "not written yet"
 
     @property
     def unlinked(self) -> int:
@@ -229,7 +271,7 @@ class NodePolicy:
     async def run(self) -> None:
         """Keep the table until cancelled."""
         if self._kernel is None or self._keeper is None:
-            log.error("policy.unavailable", reason=self._hindrance)
+            log.error("policy.unavailable", reason=self.hindrance)
             return
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_table(self._kernel), name="table events")
@@ -261,9 +303,16 @@ class NodePolicy:
                     await self._wake.wait()
             self._wake.clear()
             if self._has_work and self._is_synced and self._has_node:
+                self._rounds += 1
                 await self._work_once(kernel, keeper)
             if not self._wake.is_set():
                 self._idle.set()
+
+    def _end_round(self) -> None:
+        if self._in_kernel and not self._needs_sync:
+            self._written_round = self._rounds
+        self._round_done.set()
+        self._round_done = asyncio.Event()
 
     @property
     def _has_work(self) -> bool:
@@ -283,7 +332,8 @@ class NodePolicy:
         if beside is None or self._is_wanted is not self._is_skeleton_written:
             self._needs_sync = self._expects_difference = True
         self._gone.update(address for address, (_, after) in delta.endpoints.items() if after is None)
-        if self._links_stale or any(after and not before for before, after in delta.endpoints.values()):
+        new = (address for address, (before, after) in delta.endpoints.items() if after and not before)
+        if self._links_stale or not all(map(self.attachments.has, new)):
             await self._mark_pods(kernel)
         is_due = self._retry_at is None or now >= self._retry_at
         if self._needs_sync and (is_due or delta):
@@ -292,6 +342,7 @@ class NodePolicy:
         elif not self._needs_sync:
             await self._change_parts(keeper, beside or Change())
             await self._change(keeper, delta)
+        self._end_round()
         await self._look(kernel)
 
     async def _may_begin(self, kernel: PolicyKernel) -> bool:
@@ -303,8 +354,9 @@ class NodePolicy:
             return False
 
     async def _mark_pods(self, kernel: PolicyKernel) -> None:
+        """Find and mark the links of pods that no runtime told of; of the others `agent.cni` sees to it."""
         self._links_stale = False
-        addresses = self.engine.ruleset.endpoints.keys()
+        addresses = {each for each in self.engine.ruleset.endpoints if not self.attachments.has(each)}
         try:
             self._unmarked = frozenset(addresses - set(await kernel.mark_pods(addresses)))
         except OSError as error:

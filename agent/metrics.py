@@ -29,3 +29,12 @@ DROPS: Final = Counter(
 DROPS_NOT_TOLD: Final = Counter(
     "tortie_policy_drops_not_told", "Reports of dropped packets that came too fast to be told.", registry=REGISTRY
 )
+CNI_ADD_SECONDS: Final = Histogram(
+    "tortie_cni_add_seconds",
+    "From the CNI plugin's word that a pod is wired to its policy in the kernel, or to the time limit.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    registry=REGISTRY,
+)
+CNI_LEAKED: Final = Counter(
+    "tortie_cni_leaked_addresses", "Addresses freed that sandboxes which are gone had left taken.", registry=REGISTRY
+)

@@ -58,6 +58,7 @@ class Pod(msgspec.Struct, frozen=True):
     host_network: bool = False  # its traffic is its node's
     completed: bool = False  # Succeeded or Failed: its addresses may be another's by now
     terminating: bool = False
+    uid: str = ""  # as its kubelet has it: tells a pod from the one before it under its name
 
     @property
     def key(self) -> str:
@@ -84,8 +85,14 @@ class Node(msgspec.Struct, frozen=True):
 # What the API sends, cut down to what is read.
 
 
+class _Annotations(msgspec.Struct):
+    mirror: str | None = msgspec.field(name="kubernetes.io/config.mirror", default=None)
+
+
 class _Meta(msgspec.Struct, rename="camel"):
     name: str = ""
+    uid: str = ""
+    annotations: _Annotations | None = None
     namespace: str | None = None
     labels: dict[str, str] | None = None
     deletion_timestamp: str | None = None
@@ -168,6 +175,8 @@ def pod_of(wire: PodWire) -> Pod:
         for port in container.ports or ()
         if port.name and (port.protocol or "TCP") in PROTOCOLS
     ]
+    # A static pod has two: its kubelet's, which runtimes and CNI plugins are told, and that of its mirror in the API.
+    mirrored = wire.metadata.annotations.mirror if wire.metadata.annotations else None
     return Pod(
         namespace=wire.metadata.namespace or "default",
         name=wire.metadata.name,
@@ -178,6 +187,7 @@ def pod_of(wire: PodWire) -> Pod:
         host_network=bool(spec.host_network),
         completed=status.phase in {"Succeeded", "Failed"},
         terminating=wire.metadata.deletion_timestamp is not None,
+        uid=mirrored or wire.metadata.uid,
     )
 
 

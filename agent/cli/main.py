@@ -52,11 +52,19 @@ def version(output: OutputOption = Format.TABLE) -> None:
 @app.command(rich_help_panel=RUN)
 def agent(
     config: Annotated[Path, typer.Option("--config", help="Directory of manifests.", exists=True, file_okay=False)],
+    *,
     node: Annotated[str, typer.Option("--node", envvar="NODE_NAME", help="Name of this node's Node object.")] = "",
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Socket and speaker files go here.")] = Path("/run/tortie"),
     listen: Annotated[
         str, typer.Option("--listen", help="Where /healthz, /readyz and /metrics are served; empty for nowhere.")
     ] = "127.0.0.1:9797",
+    cni_conf_dir: Annotated[
+        Path | None,
+        typer.Option("--cni-conf-dir", help="Write the CNI conflist here, and free addresses that sandboxes leak."),
+    ] = None,
+    cni_state_dir: Annotated[
+        Path, typer.Option("--cni-state-dir", help="Where host-local keeps its files, a directory for each network.")
+    ] = Path("/var/lib/cni/networks"),
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run a node from a directory of manifests, and follow its changes.
@@ -65,11 +73,12 @@ def agent(
     """
     # Only the agent needs these: the other commands must start fast.
     from agent import daemon, exclusive, logs  # noqa: PLC0415
+    from agent.cni.node import CniOptions  # noqa: PLC0415
 
     name = node or socket.gethostname()
     if log_level not in logs.LEVELS:
         fail(f"--log-level {log_level!r}: one of {', '.join(logs.LEVELS)}")
-    options = daemon.Options(config, name, run_dir, _listen_address(listen))
+    options = daemon.Options(config, name, run_dir, _listen_address(listen), CniOptions(cni_conf_dir, cni_state_dir))
     logs.configure(log_level, node=name)
     try:
         daemon.run(options)

@@ -22,7 +22,8 @@ from inet.prefix import Family
 
 
 def manifest(kind: str, name: str, namespace: str = "", **content: Any) -> Keyed:
-    metadata = {"name": name, "labels": content.pop("labels", {})} | ({"namespace": namespace} if namespace else {})
+    metadata = {"name": name, "labels": content.pop("labels", {}), "uid": content.pop("uid", "")}
+    metadata |= {"namespace": namespace} if namespace else {}
     document = {"metadata": metadata, **content}
     return decode(KINDS[kind], key_of(KINDS[kind], document), document)
 

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from felix.podinterfaces import LinkGroups, pod_links
+from felix.podinterfaces import LinkGroups, aliased_links, host_route_addresses, pod_links
 from inet.prefix import Family, parse_address
 from tests.felix.netns import Node
 
@@ -39,3 +39,25 @@ async def test_a_link_joins_a_group_and_one_that_is_gone_does_not(node: Node) ->
         assert not await groups.join(9999, 97)
     assert "group 97" in node.ip("link show a0")
     assert "group default" in node.ip("link show a1")
+
+
+async def test_a_links_alias_group_and_addresses_are_found_again(node: Node) -> None:
+    addresses = {parse_address(pod_address(family)).packed for family in Family}
+    for family in Family:
+        node.ip(f"route add {pod_address(family)} dev a1")
+    node.ip("link set a0 alias uplink")
+    with closing(LinkGroups()) as groups:
+        assert await groups.join(node.interface(1), 97, "tortie x/b")
+        assert await groups.join(node.interface(1), 97)
+    found = {link.interface: link for link in await aliased_links()}
+    assert found.keys() == {node.interface(0), node.interface(1)}
+    assert found[node.interface(0)][1:] == (0, "uplink", ())
+    pod = found[node.interface(1)]
+    assert (pod.group, pod.alias, set(pod.addresses)) == (97, "tortie x/b", addresses)
+    assert addresses <= await host_route_addresses()
+
+
+async def test_an_alias_of_255_bytes_fits(node: Node) -> None:
+    with closing(LinkGroups()) as groups:
+        assert await groups.join(node.interface(0), 97, "a" * 255)
+    assert "alias " + "a" * 255 in node.ip("link show a0")

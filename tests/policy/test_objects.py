@@ -70,6 +70,13 @@ def test_a_pod_that_has_ended_is_completed(phase: str, *, expected: bool) -> Non
     assert decode_pod(raw_pod(status={"phase": phase})).completed is expected
 
 
+def test_a_pods_uid_is_the_one_its_kubelet_has() -> None:
+    assert decode_pod(raw_pod()).uid == "1"
+    mirror = {"annotations": {"kubernetes.io/config.mirror": "static-1", "kubernetes.io/config.source": "file"}}
+    assert decode_pod(raw_pod(meta=mirror)).uid == "static-1"
+    assert decode_pod(raw_pod(meta={"uid": "", "annotations": {}})).uid == ""
+
+
 def test_a_pod_without_addresses_has_none() -> None:
     assert decode_pod(raw_pod(status={"podIP": None, "podIPs": []})).addresses == ()
     assert decode_pod({"metadata": {"name": "new"}}).key == "default/new"

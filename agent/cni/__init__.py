@@ -1,0 +1,1 @@
+"""Pods as the container runtime wires them: what the CNI plugin tells, and what it needs of this node."""
