@@ -81,6 +81,7 @@ class NodePolicy:
         self._notices: dict[Key, list[Problem]] = {}
         self._has_node = False
         self._is_synced = False  # the objects are all there
+        self._unreadable: frozenset[str] = frozenset()  # kinds we are not shown: the table stays as it is
         self._is_wanted = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -128,7 +129,8 @@ class NodePolicy:
                 self._policies.discard(key)
                 self._notices.pop(key, None)
                 self._apply(gone)
-        self._is_synced |= batch.is_synced
+        self._unreadable = batch.unreadable & READERS.keys()
+        self._is_synced |= batch.is_synced and not self._unreadable
         if batch.full_lists > self._full_lists:
             self._full_lists = batch.full_lists
             self._leftovers.confirm()
@@ -219,6 +221,8 @@ class NodePolicy:
     @property
     def error(self) -> str:
         """Why the table is not in the kernel; empty where it is, or where nothing is wanted."""
+        if self._unreadable and not self._is_synced:
+            return f"{', '.join(sorted(self._unreadable))} cannot be read, and without them no policy is right"
         if not self._is_wanted or self._in_kernel:
             return ""
         return self.hindrance or self._error or "not written yet"

@@ -96,6 +96,7 @@ class _Meta(msgspec.Struct, rename="camel"):
     namespace: str | None = None
     labels: dict[str, str] | None = None
     deletion_timestamp: str | None = None
+    resource_version: str | None = None  # for whoever watches
 
 
 class _Port(msgspec.Struct, rename="camel"):

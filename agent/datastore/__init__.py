@@ -28,6 +28,7 @@ class Batch:
     deleted: frozenset[Key]  # may name objects no batch has brought: they came and went
     problems: tuple[Problem, ...]  # all that stand now, sorted
     full_lists: int
+    unreadable: frozenset[str] = frozenset()  # kinds the source does not show us: whoever needs one cannot begin
 
     @property
     def is_synced(self) -> bool:

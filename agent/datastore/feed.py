@@ -21,6 +21,7 @@ class Feed:
     def __init__(self) -> None:
         self._news: dict[Key, Keyed | None] = {}  # None: deleted
         self._problems: dict[str, tuple[Problem, ...]] = {}
+        self._unreadable: frozenset[str] = frozenset()
         self._full_lists = 0
         self._is_closed = False
         self._error: Exception | None = None
@@ -56,6 +57,13 @@ class Feed:
             self._problems[source] = wanted
         self._wake.set()
 
+    def set_unreadable(self, kinds: Iterable[str]) -> None:
+        """Tell which kinds the source does not show."""
+        wanted = frozenset(kinds)
+        if wanted != self._unreadable:
+            self._unreadable = wanted
+            self._wake.set()
+
     def close(self, error: Exception | None = None) -> None:
         """End `batches`, even where something is left to tell; with an error, by raising it there."""
         self._is_closed = True
@@ -77,4 +85,5 @@ class Feed:
                 deleted=frozenset(key for key, item in news.items() if item is None),
                 problems=tuple(sorted(problem for source in self._problems.values() for problem in source)),
                 full_lists=self._full_lists,
+                unreadable=self._unreadable,
             )

@@ -19,7 +19,7 @@ from policy import objects as policy_objects
 from policy.cidr import parse_block
 from policy.clusterpolicy import decode_cluster_network_policy
 from policy.compiler import Deleted, Update
-from policy.fields import FieldError, RefusedError
+from policy.fields import RefusedError
 from policy.networkpolicy import decode_network_policy
 from policy.objects import NAMESPACE_NAME_LABEL, Namespace, Pod, decode_namespace, decode_pod
 from policy.policies import Policy
@@ -53,15 +53,16 @@ def reader(kind: str) -> Callable[[dict[str, Any]], PolicyObject]:
         try:
             value = decode(document)
         except RefusedError as refused:
-            raise Invalid([_finding(error) for error in refused.errors]) from None
+            raise invalid_of(refused) from None
         metadata = document["metadata"]
         return PolicyObject(Key(kind, metadata.get("namespace") or "", metadata["name"]), value)
 
     return read
 
 
-def _finding(error: FieldError) -> Finding:
-    return Finding(_path(error.field), error.reason)
+def invalid_of(refused: RefusedError) -> Invalid:
+    """Return what `policy` refuses as what a datastore is told."""
+    return Invalid([Finding(_path(error.field), error.reason) for error in refused.errors])
 
 
 def _path(field: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from agent.datastore import Datastore
 from agent.objects import Key, Problem
@@ -13,10 +13,11 @@ DEADLINE_S = 20.0
 
 
 class Follower:
-    """Replays batches as the agent does."""
+    """Replays batches as the agent does, but for those of kinds to `ignore`."""
 
-    def __init__(self, store: Datastore) -> None:
+    def __init__(self, store: Datastore, ignore: Collection[str] = ()) -> None:
         self.store = store
+        self._ignore = ignore
         self._batches = store.batches()
         self.objects: dict[Key, Keyed] = {}
         self.problems: tuple[Problem, ...] = ()
@@ -29,10 +30,10 @@ class Follower:
             batch = await anext(self._batches)
         assert not batch.changed.keys() & batch.deleted
         assert batch.full_lists >= self.full_lists
-        self.objects |= batch.changed
+        self.objects |= {key: item for key, item in batch.changed.items() if key.kind not in self._ignore}
         for key in batch.deleted:
             self.objects.pop(key, None)
-        self.news += [*batch.changed, *batch.deleted]
+        self.news += [key for key in (*batch.changed, *batch.deleted) if key.kind not in self._ignore]
         self.problems, self.full_lists = batch.problems, batch.full_lists
 
     async def until(self, condition: Callable[[], bool]) -> None:

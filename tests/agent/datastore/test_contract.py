@@ -12,23 +12,31 @@ import pytest
 from agent.datastore import Datastore
 from agent.datastore.directory import DirectoryDatastore
 from agent.datastore.fake import FakeDatastore
-from agent.objects import BGPPeer, Key
-from agent.objects.kinds import KINDS, decode, key_of, kind_of
+from agent.datastore.kubernetes.datastore import KubernetesDatastore
+from agent.kubernetes.access import Access
+from agent.kubernetes.client import Client
+from agent.objects import BGPPeer, Key, Node
+from agent.objects.kinds import KINDS, OWN_NAMESPACE, decode, key_of, kind_of
 from tests.agent.datastore.following import Follower
+from tests.kubernetes.cluster import Cluster
 
 
 class World(Protocol):
     """A datastore and the hand that changes what is behind it."""
 
     store: Datastore
+    always: frozenset[str]  # kinds of which there are always some
 
     def put(self, *documents: dict[str, Any]) -> None: ...
     def delete(self, *keys: Key) -> None: ...
     def list_again(self) -> None: ...
+    def clean_up(self) -> None: ...
 
 
 class FakeWorld:
-    def __init__(self, _: Path) -> None:
+    always = frozenset[str]()
+
+    def __init__(self, *_: object) -> None:
         self.store = FakeDatastore()
 
     def put(self, *documents: dict[str, Any]) -> None:
@@ -45,9 +53,14 @@ class FakeWorld:
     def list_again(self) -> None:
         self.store.listed()
 
+    def clean_up(self) -> None:
+        """Nothing is left."""
+
 
 class DirectoryWorld:
-    def __init__(self, directory: Path) -> None:
+    always = frozenset[str]()
+
+    def __init__(self, directory: Path, _: object) -> None:
         self._directory = directory
         self.store = DirectoryDatastore(directory, rescan_s=0.5)
 
@@ -64,22 +77,57 @@ class DirectoryWorld:
     def list_again(self) -> None:
         """It does so by itself."""
 
+    def clean_up(self) -> None:
+        """The directory goes by itself."""
+
     def _file(self, key: Key) -> Path:
         return self._directory / ("-".join(filter(None, key)) + ".json")
 
 
-WORLDS = (FakeWorld, DirectoryWorld)
+class KubernetesWorld:
+    always = frozenset({"Namespace"})
+
+    def __init__(self, _: Path, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._put: dict[Key, dict[str, Any]] = {}
+        self.store = KubernetesDatastore(Client(Access(cluster.kubeconfig())), "n1", OWN_NAMESPACE)
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OWN_NAMESPACE}})
+
+    def put(self, *documents: dict[str, Any]) -> None:
+        for document in documents:
+            kind = kind_of(document)
+            assert kind
+            key = key_of(kind, document)
+            if key.namespace:
+                document["metadata"]["namespace"] = key.namespace
+            self._put[key] = document
+            self._cluster.apply(document)
+
+    def delete(self, *keys: Key) -> None:
+        for key in keys:
+            self._cluster.delete(self._put.pop(key))
+
+    def list_again(self) -> None:
+        self.store.relist()
+
+    def clean_up(self) -> None:
+        self.delete(*self._put)
+
+
+WORLDS = (FakeWorld, DirectoryWorld, pytest.param(KubernetesWorld, marks=pytest.mark.kubernetes))
 
 
 @pytest.fixture(params=WORLDS, ids=lambda world: world.__name__)
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    world: World = request.param(tmp_path)
+    cluster = request.getfixturevalue("cluster") if request.param is KubernetesWorld else None
+    world: World = request.param(tmp_path, cluster)
     yield world
     await world.store.stop()
+    world.clean_up()
 
 
-def peer(name: str, asn: int = 65100) -> dict[str, Any]:
-    spec = {"peer": {"address": "172.16.1.1"}, "peerASN": asn}
+def peer(name: str, asn: int = 65100, **more: Any) -> dict[str, Any]:
+    spec = {"peer": {"address": "172.16.1.1"}, "peerASN": asn, **more}
     return {"apiVersion": "tortie.dev/v1alpha1", "kind": "BGPPeer", "metadata": {"name": name}, "spec": spec}
 
 
@@ -90,7 +138,7 @@ def node(name: str, *cidrs: str) -> dict[str, Any]:
 async def start(world: World, *documents: dict[str, Any]) -> Follower:
     world.put(*documents)
     await world.store.start()
-    follower = Follower(world.store)
+    follower = Follower(world.store, world.always)
     await follower.until_synced()
     return follower
 
@@ -102,7 +150,8 @@ def asn_of(follower: Follower, name: str) -> object:
 
 async def test_once_synced_everything_has_been_told(world: World) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bgp"}, "stringData": {"tor": "x"}}
-    follower = await start(world, peer("a"), peer("b"), node("n1", "10.42.0.0/24", "fd42::/64"), secret)
+    with_password = peer("a", passwordSecretRef={"name": "bgp", "key": "tor"})
+    follower = await start(world, with_password, peer("b"), node("n1", "10.42.0.0/24", "fd42::/64"), secret)
 
     assert {str(key) for key in follower.objects} == {
         "BGPPeer a",
@@ -134,8 +183,11 @@ async def test_the_whole_object_is_told_not_what_is_new_in_it(world: World) -> N
     world.put(changed)
     await follower.until(lambda: len(follower.news) == 2)
 
-    key = Key("Node", "", "n1")
-    assert follower.objects == {key: KINDS["Node"].decode(changed)}
+    (item,) = follower.objects.values()
+    wanted = KINDS["Node"].decode(changed)
+    assert isinstance(item, Node)
+    assert isinstance(wanted, Node)
+    assert (item.key, item.metadata.labels, item.pod_cidrs) == (wanted.key, wanted.metadata.labels, wanted.pod_cidrs)
 
 
 async def test_what_did_not_change_is_no_news(world: World) -> None:

@@ -1,0 +1,222 @@
+"""Requests to the API server: one place that sends them, counts them, and says in words what went wrong.
+
+The official library's ApiClient signs and sends; bodies stay bytes, to be decoded by those who know the few fields
+they want (its own models cost 60 KB for a pod). Every request names its resource, so that what an agent asks for can be
+compared with what it is allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import aiohttp
+import msgspec
+
+from agent import __version__
+from agent.kubernetes.access import Access, AccessError
+from agent.kubernetes.errors import Unreachable, refusal
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client.api_client import ApiClient
+
+CONNECT_S: Final = 10.0
+REQUEST_S: Final = 60.0
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+"""A server whose machine is gone is noticed after half a minute, on a connection where nothing is sent."""
+
+
+class Resource(NamedTuple):
+    """A kind of object as the API's paths name it."""
+
+    group: str  # empty for the core group
+    version: str
+    plural: str
+
+    def __str__(self) -> str:
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """Return where its objects are, or one of them, or a part of one."""
+        parts = ["apis", self.group, self.version] if self.group or not self.version else ["api", self.version]
+        if namespace:
+            parts += ["namespaces", namespace]
+        return "/" + "/".join(filter(None, (*parts, self.plural, name, subresource)))
+
+
+DISCOVERY: Final = Resource("", "", "")
+"""No objects: the list of groups that the server has."""
+
+
+class Request(NamedTuple):
+    """One request. `verb` is RBAC's word for it."""
+
+    verb: str
+    resource: Resource
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+    query: Mapping[str, str] = {}
+    body: Any = None
+    content_type: str = "application/json"
+
+
+_METHODS: Final = {"get": "GET", "list": "GET", "watch": "GET", "create": "POST", "patch": "PATCH", "delete": "DELETE"}
+
+
+class _GroupVersion(msgspec.Struct, rename="camel"):
+    group_version: str
+
+
+class _Group(msgspec.Struct):
+    versions: list[_GroupVersion]
+
+
+class _Groups(msgspec.Struct, tag_field="kind", tag="APIGroupList"):
+    """What the list of groups says; the kind is checked, since a 200 of something else would be taken for it."""
+
+    groups: list[_Group]
+
+
+_read_groups: Final = msgspec.json.Decoder(_Groups).decode
+
+
+class Client:
+    """One agent's way to the API server. Used on one event loop; `close` it."""
+
+    def __init__(self, access: Access) -> None:
+        self.calls: Final[Counter[tuple[str, str]]] = Counter()  # by verb and resource, for metrics
+        self._access = access
+        self._api: ApiClient | None = None
+        self._is_stale = False  # the server knows us no more: what we are known by may have been replaced
+        self._making = asyncio.Lock()
+
+    def __str__(self) -> str:
+        return f"API server {self._api.configuration.host}" if self._api else f"API server by {self._access}"
+
+    async def send(self, request: Request, timeout_s: float = REQUEST_S) -> bytes:
+        """Return the answer's body. Raises Refused, Unreachable."""
+        response = await self._answer(request, aiohttp.ClientTimeout(timeout_s, sock_connect=CONNECT_S))
+        with _in_words():
+            return await response.read()
+
+    async def served(self) -> frozenset[str]:
+        """Return the groups and versions that the server has, such as `apps/v1`. Raises Refused, Unreachable."""
+        body = await self.send(Request("get", DISCOVERY))
+        with _in_words():
+            groups = _read_groups(body).groups
+        return frozenset(version.group_version for group in groups for version in group.versions)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, request: Request, silence_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give the answer's body as it comes, in whole lines, many at a time. Raises Refused, Unreachable.
+
+        `silence_s` is how long nothing may come before the server is taken for dead.
+        """
+        limits = aiohttp.ClientTimeout(None, sock_connect=CONNECT_S, sock_read=silence_s)
+        response = await self._answer(request, limits)
+        try:
+            _keep_alive(response)
+            yield _lines(response)
+        finally:
+            response.close()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._api is not None:
+            api, self._api = self._api, None
+            await api.close()  # type: ignore[no-untyped-call]  # the library's
+
+    async def _answer(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        """Send a request and return an answer that is no refusal, its body still to be read."""
+        self.calls[request.verb, "/".join(filter(None, (str(request.resource), request.subresource)))] += 1
+        with _in_words():
+            response = await self._send(request, limits)
+            if response.status < 400:
+                return response
+            body = await response.read()
+        self._is_stale |= response.status == 401
+        raise refusal(response.status, body, response.headers.get("Retry-After", ""))
+
+    async def _send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        api = await self._ready()
+        serialized = await api.param_serialize(
+            _METHODS[request.verb],
+            request.resource.path(request.namespace, request.name, request.subresource),
+            query_params=list(request.query.items()),
+            # Compressing the list of a large cluster for every node costs the server more than sending it.
+            header_params={"Accept": "application/json", "Accept-Encoding": "identity"}
+            | ({"Content-Type": request.content_type} if request.body is not None else {}),
+            body=request.body,
+            auth_settings=["BearerToken"],
+        )
+        answered: aiohttp.ClientResponse = (await api.call_api(*serialized, _request_timeout=limits)).response
+        return answered
+
+    async def _ready(self) -> ApiClient:
+        """Return the library's client; a new one where the server knew the one before no more."""
+        async with self._making:
+            return await self._made()
+
+    async def _made(self) -> ApiClient:
+        if self._is_stale:
+            self._is_stale = False
+            await self.close()
+        if self._api is None:
+            configuration = await self._access.load()
+            from kubernetes.aio.client.api_client import ApiClient  # noqa: PLC0415 - only where it is needed
+
+            configuration.connection_pool_maxsize = 0  # every watch has a connection; their number is known
+            self._api = ApiClient(configuration)
+            self._api.user_agent = f"tortie/{__version__}"
+        return self._api
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield what comes, cut at ends of lines."""
+    rest = b""
+    chunks = response.content.iter_any()
+    while True:
+        with _in_words():
+            chunk = await anext(chunks, b"")
+        if not chunk:
+            break
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            yield rest + chunk[:end]
+        rest = chunk[end:] if end else rest + chunk
+    if rest.strip():
+        raise Unreachable("the answer broke off")
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """Raise what goes wrong in the library as Unreachable."""
+    try:
+        yield
+    except AccessError as error:
+        raise Unreachable(str(error)) from None
+    except (aiohttp.ClientError, OSError, ValueError, msgspec.DecodeError) as error:
+        raise Unreachable(_words(error)) from error
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    transport = response.connection.transport if response.connection else None
+    peer: socket.socket | None = transport.get_extra_info("socket") if transport else None
+    if peer is not None:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            peer.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _words(error: Exception) -> str:
+    """Return what a person should read of it."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port}: {error.strerror or error.os_error}"
+    return str(error) or type(error).__name__
