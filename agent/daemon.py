@@ -23,7 +23,7 @@ from agent.datastore.directory import DirectoryDatastore
 from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
-from agent.objects.kinds import Keyed
+from agent.objects.kinds import OWN_NAMESPACE, Keyed
 from agent.objects.model import Key
 from agent.objects.policy_objects import PolicyObject
 from agent.policy_kernel import open_policy_kernel
@@ -51,11 +51,13 @@ log = structlog.get_logger("agent")
 class Options:
     """What the command line said."""
 
-    config: Path
+    config: Path | None  # directory of manifests; None: the Kubernetes API
     node: str
     run_dir: Path
     listen: tuple[str, int] | None
     cni: CniOptions = NO_RUNTIME
+    kubeconfig: Path | None = None  # None: the pod's service account
+    namespace: str = OWN_NAMESPACE  # the agent's own
 
 
 class Agent:
@@ -71,8 +73,10 @@ class Agent:
         *,
         draining: Draining,
         cni: NodeCni,
+        namespace: str = OWN_NAMESPACE,
     ) -> None:
         self._node = node
+        self._namespace = namespace
         self._datastore = datastore
         self._routing = routing
         self._policy = policy
@@ -123,7 +127,7 @@ class Agent:
     async def _take_over(self, batch: Batch) -> bool:
         """Have routing follow the objects; whether there is anything to route by."""
         metrics.OBJECT_CHANGES.inc()
-        config, complaints = translate(self._objects.values())
+        config, complaints = translate(self._objects.values(), self._namespace)
         problems = list(map(str, map(problem_of, complaints)))
         node = config.nodes.get(self._node)
         if node is not None:
@@ -169,7 +173,7 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         fib = Fib(table)
         await fib.adopt()
         routing = Routing(speaker, fib, resolver, monitor)
-        datastore = DirectoryDatastore(options.config)
+        datastore = _open_datastore(options)
         policy = await _open_policy(options.node, stack, table.port)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
         draining = Draining(routing, options.run_dir / "drain.json")
@@ -178,7 +182,20 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         view = View(options.node, routing, policy, drops, datastore)
         metrics.REGISTRY.register(StateCollector(view))
         await stack.enter_async_context(serve(view, draining, options.run_dir / "agent.sock", options.listen))
-        yield Agent(options.node, datastore, routing, policy, view, draining=draining, cni=cni)
+        yield Agent(
+            options.node, datastore, routing, policy, view, draining=draining, cni=cni, namespace=options.namespace
+        )
+
+
+def _open_datastore(options: Options) -> Datastore:
+    if options.config is not None:
+        return DirectoryDatastore(options.config)
+    # Only where it is used: the client library is 3 MB.
+    from agent.datastore.kubernetes.datastore import KubernetesDatastore  # noqa: PLC0415
+    from agent.kubernetes.access import Access  # noqa: PLC0415
+    from agent.kubernetes.client import Client  # noqa: PLC0415
+
+    return KubernetesDatastore(Client(Access(options.kubeconfig)), options.node, options.namespace)
 
 
 async def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:
@@ -216,7 +233,7 @@ async def _run(options: Options) -> None:
         started = time.monotonic()
         speaker = ExaBGPSpeaker(options.run_dir)
         async with assemble(options, speaker) as agent:
-            log.info("agent.started", config=str(options.config))
+            log.info("agent.started", config=str(options.config or "Kubernetes API"))
             running = asyncio.create_task(agent.run(), name="agent")
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -34,8 +34,13 @@ T = TypeVar("T", bound=Object)
 V = TypeVar("V")
 
 
-def translate(objects: Iterable[Keyed]) -> tuple[config.BgpConfig, tuple[Complaint, ...]]:
-    """Return the configuration of the whole cluster, and what could not be done as written."""
+def translate(
+    objects: Iterable[Keyed], namespace: str = OWN_NAMESPACE
+) -> tuple[config.BgpConfig, tuple[Complaint, ...]]:
+    """Return the configuration of the whole cluster, and what could not be done as written.
+
+    `namespace` is the agent's own, where Secrets are.
+    """
     every = list(objects)
 
     def of(kind: type[T]) -> list[T]:
@@ -46,7 +51,7 @@ def translate(objects: Iterable[Keyed]) -> tuple[config.BgpConfig, tuple[Complai
     complaints: list[Complaint] = []
     nodes = _nodes(of(Node), of(BGPNodeProfile), bgp.spec.local_asn, complaints)
     labels = {node.name: node.metadata.labels for node in of(Node)}
-    secrets = [secret for secret in of(Secret) if secret.metadata.namespace == OWN_NAMESPACE]
+    secrets = [secret for secret in of(Secret) if secret.metadata.namespace == namespace]
     spec = bgp.spec
     return config.BgpConfig(
         nodes=nodes,

@@ -51,8 +51,17 @@ def version(output: OutputOption = Format.TABLE) -> None:
 
 @app.command(rich_help_panel=RUN)
 def agent(
-    config: Annotated[Path, typer.Option("--config", help="Directory of manifests.", exists=True, file_okay=False)],
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Directory of manifests, instead of Kubernetes.", exists=True, file_okay=False),
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            "--kubeconfig", help="Access to Kubernetes; by default the pod's own.", exists=True, dir_okay=False
+        ),
+    ] = None,
     node: Annotated[str, typer.Option("--node", envvar="NODE_NAME", help="Name of this node's Node object.")] = "",
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Socket and speaker files go here.")] = Path("/run/tortie"),
     listen: Annotated[
@@ -67,18 +76,26 @@ def agent(
     ] = Path("/var/lib/cni/networks"),
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run a node from a directory of manifests, and follow its changes.
+    """Run a node from what the Kubernetes API holds, or a directory of manifests, and follow changes.
 
-    Example: tortie agent --config /etc/tortie --node n1
+    In a pod it uses the pod's service account. Example: tortie agent --config /etc/tortie --node n1
     """
     # Only the agent needs these: the other commands must start fast.
     from agent import daemon, exclusive, logs  # noqa: PLC0415
     from agent.cni.node import CniOptions  # noqa: PLC0415
+    from agent.kubernetes.access import is_in_pod, own_namespace  # noqa: PLC0415
+    from agent.objects.kinds import OWN_NAMESPACE  # noqa: PLC0415
 
     name = node or socket.gethostname()
     if log_level not in logs.LEVELS:
         fail(f"--log-level {log_level!r}: one of {', '.join(logs.LEVELS)}")
-    options = daemon.Options(config, name, run_dir, _listen_address(listen), CniOptions(cni_conf_dir, cni_state_dir))
+    if config is None and kubeconfig is None and not is_in_pod():
+        fail("outside of a pod: --config DIR for manifests, or --kubeconfig FILE for access to Kubernetes")
+    if config is not None and kubeconfig is not None:
+        fail("--config and --kubeconfig: objects come from one place, leave one of them out")
+    namespace = OWN_NAMESPACE if config else own_namespace()
+    cni = CniOptions(cni_conf_dir, cni_state_dir)
+    options = daemon.Options(config, name, run_dir, _listen_address(listen), cni, kubeconfig, namespace)
     logs.configure(log_level, node=name)
     try:
         daemon.run(options)

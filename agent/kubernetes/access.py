@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from agent.objects.kinds import OWN_NAMESPACE
+
 if TYPE_CHECKING:
     from kubernetes.aio.client.configuration import Configuration
 
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-DEFAULT_NAMESPACE: Final = "tortie-system"
 
 
 class AccessError(Exception):
@@ -74,9 +75,9 @@ def own_namespace(environment: Mapping[str, str] = os.environ, account: Path = _
     if named := environment.get("POD_NAMESPACE"):
         return named
     try:
-        return (account / "namespace").read_text(encoding="utf-8").strip() or DEFAULT_NAMESPACE
+        return (account / "namespace").read_text(encoding="utf-8").strip() or OWN_NAMESPACE
     except OSError:
-        return DEFAULT_NAMESPACE
+        return OWN_NAMESPACE
 
 
 def prepare() -> None:
