@@ -14,6 +14,7 @@ from policy.ir import Chain, Delta, Endpoint, Members, NodeFacts, Ruleset, SetKi
 from policy.nftskeleton import ADDRESS_TYPES, CHAINS, LOCAL_CIDR_SETS
 
 _SKELETON: Final = {name: "\n".join(lines) for name, lines in CHAINS.items()}
+_CLOSED: Final = frozenset((*CHAINS, *LOCAL_CIDR_SETS.values(), *nft.map_names()))  # with that alone pods get nothing
 _PORT_BYTES: Final = 2
 
 
@@ -22,7 +23,7 @@ def content_of(ruleset: Ruleset) -> Content:
     sets = {**_local_cidrs(ruleset.facts), **_maps(ruleset.endpoints.values())}
     sets |= {name: _set(ref, ruleset.members[name]) for name, ref in ruleset.sets.items()}
     chains = _SKELETON | {name: _chain(chain) for name, chain in ruleset.chains.items()}
-    return Content(chains, sets)
+    return Content(chains, sets, _CLOSED)
 
 
 def change_of(delta: Delta) -> Change:

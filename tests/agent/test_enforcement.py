@@ -12,6 +12,7 @@ from felix.nft.elements import PLAIN
 from felix.nft.enforcement import Content, SetContent
 from felix.nft.table import Batch, Definition, Refusal, SetText
 from inet.prefix import Family
+from policy.nftskeleton import CHAINS
 from tests.agent.policy_world import FakePolicyKernel, PolicyWorld, enforcing, manifest
 
 
@@ -98,6 +99,37 @@ async def test_a_table_flushed_by_someone_else_is_restored_and_counted(world: Po
     await world.settle()
     assert world.verdict("to", 2) is not None
     assert world.policy.repaired == 1
+
+
+async def test_what_closes_a_node_is_restored_before_anything_else(world: PolicyWorld) -> None:
+    await world.tell(*world.base(), world.pod("a", 2, app="a"), world.allow("p", {"app": "a"}, {"app": "a"}))
+    before = len(world.kernel.table.written)
+    world.kernel.flush_ruleset()
+    await world.settle()
+    skeleton, rest, *elements = world.kernel.table.written[before:]
+    assert isinstance(skeleton, Definition)
+    assert skeleton.chains.keys() == CHAINS.keys()
+    assert isinstance(rest, Definition)
+    assert rest.chains
+    assert not rest.chains.keys() & CHAINS.keys()
+    leading = [each for batch in elements if isinstance(batch, Batch) for each in batch.elements if each.value.verdict]
+    assert leading
+    last = elements[-1]
+    assert isinstance(last, Batch)
+    assert set(leading) <= set(last.elements), "elements that lead somewhere come when it is all there"
+
+
+async def test_after_a_repair_every_connection_is_judged_again_and_twice(world: PolicyWorld) -> None:
+    await world.tell(*world.base(), world.pod("a", 2), world.pod("b", 3, app="b"))
+    await world.tell(world.allow("p", {"app": "b"}, {"app": "c"}))
+    await world.pass_time(10)
+    world.kernel.connections = [world.flow(2, 3)]
+    world.kernel.flush_ruleset()
+    await world.settle()
+    assert world.kernel.cut_ones == [world.flow(2, 3)]
+    world.kernel.connections = [world.flow(4, 3)]
+    await world.pass_time(0.2)
+    assert world.kernel.cut_ones == [world.flow(2, 3), world.flow(4, 3)]
 
 
 async def test_a_change_made_unheard_is_found_by_the_audit(world: PolicyWorld) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -44,6 +46,17 @@ async def real(pods: PodNode) -> AsyncIterator[RealNode]:
 @pytest.fixture(params=list(Family), ids=lambda family: family.label)
 def family(request: pytest.FixtureRequest) -> Family:
     return Family(request.param)
+
+
+def connects(real: RealNode, family: Family, pod: int, server: socket.socket) -> bool:
+    """Whether a pod gets a new connection."""
+    try:
+        ends = real.pods.connect(family, pod, server, timeout=0.5)
+    except TimeoutError:
+        return False
+    for end in ends:
+        end.close()
+    return True
 
 
 def says(speaker: socket.socket, listener: socket.socket) -> bool:
@@ -96,3 +109,46 @@ async def test_a_connection_that_a_new_policy_still_allows_goes_on(real: RealNod
             ends = (kept, kept_there) if first == "client" else (kept_there, kept)
             assert says(*ends)
             assert says(*reversed(ends))
+
+
+@pytest.mark.parametrize("harm", ["flush ruleset", "delete table inet tortie", "flush chain inet tortie forward"])
+async def test_what_got_through_while_the_table_was_gone_is_over_once_it_is_back(
+    real: RealNode, family: Family, harm: str
+) -> None:
+    await real.tell(network_policy("db-in", "p1", "Ingress", ingress=[from_app("p0")]))
+    with real.pods.listen(family, SERVER, PORT) as server:
+        allowed = real.pods.connect(family, CLIENT, server)
+        assert not connects(real, family, 2, server)
+        # The agent lives in this thread: it hears of nothing before the denied one has got through.
+        subprocess.run(["nft", harm], check=True)
+        denied = real.pods.connect(family, 2, server)
+        with allowed[0], allowed[1], denied[0], denied[1]:
+            assert says(*denied)
+            await eventually(lambda: real.policy.repaired, what="the table back")
+            await asyncio.wait_for(real.policy.settled(), 20)
+            await eventually(lambda: not says(*denied), what="the denied connection at its end")
+            assert not says(*reversed(denied))
+            assert says(*allowed)
+            assert says(*reversed(allowed))
+            assert not connects(real, family, 2, server)
+            assert connects(real, family, CLIENT, server)
+
+
+async def test_while_a_table_of_thousands_of_rules_comes_back_nobody_gets_through_who_may_not(
+    real: RealNode, family: Family
+) -> None:
+    """The fixed part comes first, so what is denied gets through only until the agent hears of the harm."""
+    ports = [{"port": 1000 + 2 * number} for number in range(100)]
+    await real.tell(
+        *(
+            network_policy(f"n{n}", "p1", "Ingress", ingress=[{**from_app("p0"), "ports": ports[n:]}])
+            for n in range(100)
+        )
+    )
+    with real.pods.flood(family, 2, SERVER, PORT) as denied:
+        subprocess.run(["nft", "flush ruleset"], check=True)
+        await eventually(lambda: real.policy.repaired, what="the table back")
+        await eventually(denied.take, lambda received: not received, every_s=0.3, what="the end of it")
+        sent, received = denied.end()
+        assert sent
+        assert received == 0

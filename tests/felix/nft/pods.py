@@ -152,6 +152,17 @@ class Flood:
     def wait_for_arrivals(self) -> None:
         self._receiver.recv(16, socket.MSG_PEEK)
 
+    def take(self) -> int:
+        """Return how many have arrived since the last time."""
+        self._receiver.setblocking(False)  # noqa: FBT003 - the parameter has no name
+        received = 0
+        try:
+            while True:
+                self._receiver.recv(16)
+                received += 1
+        except BlockingIOError:
+            return received
+
     def end(self) -> tuple[int, int]:
         sent, _ = self._process.communicate(b"\n", timeout=10)
         received = 0
