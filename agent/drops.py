@@ -1,14 +1,15 @@
-"""Dropped packets in words: who wanted what from whom, and which rule of which policy said no.
+"""Dropped packets in words: who wanted what from whom, and which rule of which policy said no, or what else did.
 
-In come counts of packets as the kernel logs them, out come reports. The kernel knows addresses and a direction; what
-it does not know is asked of the engine whose rules it runs. The last reports are kept for whoever asks later, others
-are handed each one as it comes.
+In come counts of packets as the kernel logs them, out come reports. The kernel knows addresses, a link, and under
+which name it logs: a direction in which policy denied, or another reason. What it does not know is asked of the
+engine whose rules it runs. The last reports are kept for whoever asks later, others are handed each one as it comes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,11 +23,12 @@ from felix.nft.drops import Drop, Drops
 from policy.cidr import address_text
 from policy.compiler import Engine
 from policy.evaluator import Packet, evaluate
-from policy.ir import Outcome
+from policy.ir import Direction, Outcome
 from policy.objects import PROTOCOL_NAMES
 
 KEPT: Final = 1000
 _PROTOCOL_NAMES: Final = {**PROTOCOL_NAMES, 1: "ICMP", 58: "ICMPv6"}
+_DIRECTIONS: Final = frozenset(map(str, Direction))
 _NAMES_KEPT: Final = 4096
 _QUEUE: Final = 1000  # reports a follower may be behind
 
@@ -68,7 +70,7 @@ class DropWatch:
             log.error("drops.unheard", reason=error.strerror or str(error))  # noqa: TRY400 - a sentence, no trace
 
     def _tell(self, report: DropReport) -> None:
-        metrics.DROPS.labels(report.direction, report.policy).inc(report.count)
+        metrics.DROPS.labels(report.reason, report.direction, report.policy).inc(report.count)
         self.recent.append(report)
         for queue in self._followers:
             with contextlib.suppress(asyncio.QueueFull):  # who reads too slowly misses some
@@ -85,7 +87,9 @@ class DropWatch:
             self._followers.discard(queue)
 
     def _report(self, drop: Drop, count: int) -> DropReport:
-        policy, rule = self._reason(drop)
+        logged_as = drop.prefix.rpartition(" ")[2]
+        is_by_policy = logged_as in _DIRECTIONS
+        policy, rule = self._decision(drop) if is_by_policy else ("", "")
         return DropReport(
             time=timestamp(self._now()),
             node=self._node,
@@ -95,13 +99,15 @@ class DropWatch:
             destination_address=_text(drop.destination),
             protocol=_PROTOCOL_NAMES.get(drop.protocol, str(drop.protocol)),
             port=drop.port,
-            direction=drop.prefix.rpartition(" ")[2],
+            reason="policy" if is_by_policy else logged_as,
+            direction=logged_as if is_by_policy else "",
             policy=policy,
             rule=rule,
+            interface=_interface(drop.interface_in),
             count=count,
         )
 
-    def _reason(self, drop: Drop) -> tuple[str, str]:
+    def _decision(self, drop: Drop) -> tuple[str, str]:
         """Return policy and rule, by the rules as they are now: they may have been others when the packet came."""
         if not drop.source or not drop.destination:
             return "", ""
@@ -127,3 +133,10 @@ class DropWatch:
 
 def _text(address: bytes) -> str:
     return address_text(address) if address else "?"
+
+
+def _interface(index: int) -> str:
+    try:
+        return socket.if_indextoname(index) if index else ""
+    except OSError:  # it is gone
+        return ""

@@ -22,8 +22,8 @@ POLICY_WRITE_SECONDS: Final = Histogram(
 )
 DROPS: Final = Counter(
     "tortie_policy_drops",
-    "Packets dropped, as far as the kernel reports them (50 a second of each direction), by policy.",
-    ["direction", "policy"],
+    "Packets dropped, as far as the kernel reports them (50 a second of each direction and other reason), by policy.",
+    ["reason", "direction", "policy"],
     registry=REGISTRY,
 )
 DROPS_NOT_TOLD: Final = Counter(

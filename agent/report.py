@@ -115,7 +115,7 @@ class PolicyReport(msgspec.Struct, rename="camel", frozen=True):
 
 
 class DropReport(msgspec.Struct, rename="camel", frozen=True):
-    """Packets that policy dropped, as far as they are alike. Names are namespace/pod, a node, or an address."""
+    """Packets that were dropped, as far as they are alike. Names are namespace/pod, a node, or an address."""
 
     time: str
     node: str
@@ -125,9 +125,11 @@ class DropReport(msgspec.Struct, rename="camel", frozen=True):
     destination_address: str
     protocol: str
     port: int | None  # None: the protocol has none
-    direction: str  # egress, ingress or node
+    reason: str  # policy; or spoofed, foreign, unprogrammed, nobody: no policy's doing
+    direction: str  # of what policy denies: egress, ingress or node
     policy: str  # the policies, where no rule of any matched
     rule: str
+    interface: str  # the link it came by
     count: int
 
 

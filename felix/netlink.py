@@ -178,9 +178,7 @@ async def readable(netlink: socket.socket) -> None:
         loop.remove_reader(netlink)
 
 
-async def dump(
-    request: bytes, parse: Callable[[bytes, int, int], Row | None], protocol: int = socket.NETLINK_ROUTE
-) -> list[Row]:
+async def dump(request: bytes, parse: Callable[[bytes, int, int], Row | None]) -> list[Row]:
     """Send a dump request; return what `parse(data, start, end)` makes of each row, None left out.
 
     Each dump has a socket of its own: it may be cancelled, and nobody waits for it. One that was overtaken by
@@ -190,7 +188,7 @@ async def dump(
     attempt = 0
     while True:
         attempt += 1
-        with contextlib.closing(NetlinkSocket(protocol)) as netlink:
+        with contextlib.closing(NetlinkSocket()) as netlink:
             rows, was_interrupted = await netlink.dump(request, parse)
         if not was_interrupted or attempt == _DUMP_ATTEMPTS:
             return rows

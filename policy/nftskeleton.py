@@ -26,10 +26,20 @@ TABLE: Final = "tortie"
 POD_INTERFACE_GROUP: Final = 97
 LOG_GROUP: Final = 5
 
-SPOOFED: Final = "source is not the pod's own"
-FOREIGN: Final = "local pod address from outside"
-NOT_PROGRAMMED: Final = "pod is not programmed yet"
-NO_SUCH_POD: Final = "no such pod here"
+LOG_PREFIX: Final = "tortie"
+
+SPOOFED: Final = "spoofed"
+FOREIGN: Final = "foreign"
+NOT_PROGRAMMED: Final = "unprogrammed"
+NO_SUCH_POD: Final = "nobody"
+
+NO_POLICYS_DOING: Final = {
+    SPOOFED: "source is not the pod's own",
+    FOREIGN: "local pod address from outside",
+    NOT_PROGRAMMED: "pod is not programmed yet",
+    NO_SUCH_POD: "no such pod here",
+}
+"""Why packets are dropped that no policy denies, in words. Each has a chain, `drop_REASON`, that logs its name."""
 
 LOCAL_CIDR_SETS: Final = {4: "local_pod_cidr4", 6: "local_pod_cidr6"}
 FROM_POD: Final = {4: "from_pod4", 6: "from_pod6"}
@@ -44,8 +54,8 @@ RESET: Final = {"egress": "reset_egress", "ingress": "reset_ingress", "node": "r
 ADDRESS_TYPES: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
-def _log(prefix: str) -> str:
-    return f'limit rate 50/second burst 100 packets log prefix "{prefix}" group {LOG_GROUP}'
+def _log(reason: str) -> str:
+    return f'limit rate 50/second burst 100 packets log prefix "{LOG_PREFIX} {reason} " group {LOG_GROUP}'
 
 
 # A connection is judged once. Without the second line a stream of datagrams that nobody answers would be new with each
@@ -61,11 +71,11 @@ RESET_UNKNOWN_TCP: Final = "tcp flags & (fin|syn|rst|ack) != syn ct state new co
 CHAINS: Final = {
     "prerouting_raw": (
         "type filter hook prerouting priority raw; policy accept;",
-        f'iifgroup {POD_INTERFACE_GROUP} fib saddr . iif oif missing counter drop comment "{SPOOFED}"',
+        f"iifgroup {POD_INTERFACE_GROUP} fib saddr . iif oif missing goto drop_{SPOOFED}",
         f"iifgroup {POD_INTERFACE_GROUP} accept",
         'iifname "lo" accept',
-        f'ip saddr @{LOCAL_CIDR_SETS[4]} counter drop comment "{FOREIGN}"',
-        f'ip6 saddr @{LOCAL_CIDR_SETS[6]} counter drop comment "{FOREIGN}"',
+        f"ip saddr @{LOCAL_CIDR_SETS[4]} goto drop_{FOREIGN}",
+        f"ip6 saddr @{LOCAL_CIDR_SETS[6]} goto drop_{FOREIGN}",
     ),
     "input": (
         "type filter hook input priority filter; policy accept;",
@@ -82,26 +92,26 @@ CHAINS: Final = {
         *KNOWN,
         f"iifgroup {POD_INTERFACE_GROUP} goto from_pod",
         f"oifgroup {POD_INTERFACE_GROUP} goto to_pod",
-        f'ip daddr @{LOCAL_CIDR_SETS[4]} counter drop comment "{NO_SUCH_POD}"',
-        f'ip6 daddr @{LOCAL_CIDR_SETS[6]} counter drop comment "{NO_SUCH_POD}"',
+        f"ip daddr @{LOCAL_CIDR_SETS[4]} goto drop_{NO_SUCH_POD}",
+        f"ip6 daddr @{LOCAL_CIDR_SETS[6]} goto drop_{NO_SUCH_POD}",
     ),
     "from_pod": (
         "ct state invalid counter drop",
         f"ip saddr vmap @{FROM_POD[4]}",
         f"ip6 saddr vmap @{FROM_POD[6]}",
-        f'counter drop comment "{NOT_PROGRAMMED}"',
+        f"goto drop_{NOT_PROGRAMMED}",
     ),
     EGRESS_OK: (
         f"oifgroup {POD_INTERFACE_GROUP} goto to_pod",
-        f'ip daddr @{LOCAL_CIDR_SETS[4]} counter drop comment "{NO_SUCH_POD}"',
-        f'ip6 daddr @{LOCAL_CIDR_SETS[6]} counter drop comment "{NO_SUCH_POD}"',
+        f"ip daddr @{LOCAL_CIDR_SETS[4]} goto drop_{NO_SUCH_POD}",
+        f"ip6 daddr @{LOCAL_CIDR_SETS[6]} goto drop_{NO_SUCH_POD}",
         "accept",
     ),
     "to_pod": (
         "ct state invalid counter drop",
         f"ip daddr vmap @{TO_POD[4]}",
         f"ip6 daddr vmap @{TO_POD[6]}",
-        f'counter drop comment "{NOT_PROGRAMMED}"',
+        f"goto drop_{NOT_PROGRAMMED}",
     ),
     "own_node": (
         "icmpv6 type 130-143 accept",
@@ -117,7 +127,9 @@ CHAINS: Final = {
     RESET["egress"]: (RESET_UNKNOWN_TCP, f"goto {EGRESS_OK}"),
     RESET["ingress"]: (RESET_UNKNOWN_TCP, "accept"),
     RESET["node"]: (RESET_UNKNOWN_TCP, "accept"),
-    DENY["egress"]: (_log("tortie egress "), "counter drop"),
-    DENY["ingress"]: (_log("tortie ingress "), "counter drop"),
-    DENY["node"]: (_log("tortie node "), "counter drop"),
+    **{name: (_log(direction), "counter drop") for direction, name in DENY.items()},
+    **{
+        f"drop_{reason}": (_log(reason), f'counter drop comment "{words}"')
+        for reason, words in NO_POLICYS_DOING.items()
+    },
 }

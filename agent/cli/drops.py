@@ -1,4 +1,4 @@
-"""tortie drops: packets that policy dropped, as they are dropped."""
+"""tortie drops: packets that were dropped to or from pods, as they are dropped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from agent.cli.client import RefusedError, UnreachableError, ask, follow, socket_path
 from agent.cli.output import Format, OutputOption, SocketOption, fail, print_json
 from agent.report import DropReport
+from policy.nftskeleton import NO_POLICYS_DOING
 
 
 def drops(
@@ -18,9 +19,10 @@ def drops(
     output: OutputOption = Format.TABLE,
     socket: SocketOption = None,
 ) -> None:
-    """Show packets that policy dropped on this node: who wanted what from whom, and which rule said no.
+    """Show packets that were dropped on this node: who wanted what from whom, and which rule said no.
 
-    The kernel reports at most 50 a second of each direction. With -f and -o json: one object a line.
+    Spoofed sources, pods whose policy is not in the kernel yet and addresses that no pod has are told as such. The
+    kernel reports at most 50 a second of each direction or reason. With -f and -o json: one object a line.
 
     Example: tortie drops -f
     """
@@ -53,6 +55,8 @@ def line(report: DropReport) -> str:
                 report.node,
                 what,
                 report.direction,
+                NO_POLICYS_DOING.get(report.reason),
+                f"on {report.interface}" if report.reason in NO_POLICYS_DOING and report.interface else "",
                 report.policy,
                 report.rule,
                 f"×{report.count}" if report.count > 1 else "",  # noqa: RUF001 - the sign for times

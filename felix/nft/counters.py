@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from felix.netlink import attributes, dump
-from felix.nfnetlink import FAMILY_HEADER, NETLINK_NETFILTER, NfFamily, Subsystem, name, read_name, request
+from felix.netlink import attributes
+from felix.nfnetlink import FAMILY_HEADER, NfFamily, Reader, Subsystem, closing_aside, name, read_name, request
 
 _GETRULE: Final = 7
 _TABLE: Final = 1  # NFTA_RULE_*
@@ -45,10 +45,11 @@ async def rule_counts(table: str, chain: str) -> list[RuleCount]:
         return None
 
     asked = request(Subsystem.NFTABLES, _GETRULE, 0, NfFamily.INET, name(_TABLE, table), name(_CHAIN, chain))
-    try:
-        return await dump(asked, parse, NETLINK_NETFILTER)
-    except FileNotFoundError:
-        return []
+    with closing_aside(Reader()) as reader:
+        try:
+            return await reader.dump(asked, parse)
+        except FileNotFoundError:
+            return []
 
 
 def _read_comment(userdata: bytes) -> str:

@@ -43,10 +43,11 @@ class RealNode:
         self.pods = pods
         self.policy = policy
 
-    def objects(self) -> list[Keyed]:
+    def objects(self, *pods: int) -> list[Keyed]:
+        """Return the node, the namespace, and these pods; all of them where none is named."""
         status = {"addresses": [{"type": "InternalIP", "address": each} for each in OWN.values()]}
         node = manifest("Node", "n1", spec={"podCIDRs": ["10.64.1.0/24", "fd64:1::/64"]}, status=status)
-        return [node, manifest("Namespace", "x"), *(self.pod(number) for number in range(len(self.pods.pods)))]
+        return [node, manifest("Namespace", "x"), *map(self.pod, pods or range(len(self.pods.pods)))]
 
     def pod(self, number: int, **labels: str) -> Keyed:
         status = {"podIPs": [{"ip": self.pods.address(family, number)} for family in Family]}

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent import metrics
 from agent.cli.drops import line
 from agent.drops import DropWatch
 from agent.objects.kinds import Keyed
@@ -13,6 +14,7 @@ from agent.objects.policy_objects import update_of
 from felix.nft.drops import Drop, Drops
 from inet.prefix import Family
 from policy.compiler import Update
+from policy.nftskeleton import NO_POLICYS_DOING
 from tests.agent.policy_world import PolicyWorld
 
 
@@ -63,6 +65,27 @@ async def test_somebody_unknown_is_told_by_address(world: PolicyWorld) -> None:
     told = watch(world, Drops(Counter({drop(world, 99, 3, None): 1}), 0))
     await told.run()
     assert line(told.recent[0]).startswith(f"12:00:01  n1  {world.text(99)} → x/b TCP  ingress  ")
+
+
+@pytest.mark.parametrize("reason", NO_POLICYS_DOING)
+async def test_what_no_policy_denied_is_told_with_its_reason_and_the_link_it_came_by(
+    world: PolicyWorld, reason: str
+) -> None:
+    told = watch(world, Drops(Counter({drop(world, 99, 3)._replace(prefix=f"tortie {reason}"): 3}), 0))
+    counted = metrics.DROPS.labels(reason, "", "")
+    before = counted._value.get()
+    await told.run()
+    (report,) = told.recent
+    assert (report.reason, report.direction, report.policy, report.interface) == (reason, "", "", "lo")
+    assert line(report) == f"12:00:01  n1  {world.text(99)} → x/b:80 TCP  {NO_POLICYS_DOING[reason]}  on lo  ×3"  # noqa: RUF001
+    assert counted._value.get() - before == 3
+
+
+async def test_a_link_that_is_gone_has_no_name(world: PolicyWorld) -> None:
+    gone = drop(world, 99, 3)._replace(prefix="tortie spoofed", interface_in=2**31 - 1)
+    told = watch(world, Drops(Counter({gone: 1}), 0))
+    await told.run()
+    assert line(told.recent[0]).endswith("  source is not the pod's own")
 
 
 async def test_what_policy_allows_by_now_is_said_to_be(world: PolicyWorld) -> None:

@@ -48,6 +48,11 @@ def family(request: pytest.FixtureRequest) -> Family:
     return Family(request.param)
 
 
+def nft(command: str) -> None:
+    """Run a command, and let nobody else do anything meanwhile."""
+    subprocess.run(["nft", command], check=True)
+
+
 def connects(real: RealNode, family: Family, pod: int, server: socket.socket) -> bool:
     """Whether a pod gets a new connection."""
     try:
@@ -120,7 +125,7 @@ async def test_what_got_through_while_the_table_was_gone_is_over_once_it_is_back
         allowed = real.pods.connect(family, CLIENT, server)
         assert not connects(real, family, 2, server)
         # The agent lives in this thread: it hears of nothing before the denied one has got through.
-        subprocess.run(["nft", harm], check=True)
+        nft(harm)
         denied = real.pods.connect(family, 2, server)
         with allowed[0], allowed[1], denied[0], denied[1]:
             assert says(*denied)
@@ -146,7 +151,7 @@ async def test_while_a_table_of_thousands_of_rules_comes_back_nobody_gets_throug
         )
     )
     with real.pods.flood(family, 2, SERVER, PORT) as denied:
-        subprocess.run(["nft", "flush ruleset"], check=True)
+        nft("flush ruleset")
         await eventually(lambda: real.policy.repaired, what="the table back")
         await eventually(denied.take, lambda received: not received, every_s=0.3, what="the end of it")
         sent, received = denied.end()

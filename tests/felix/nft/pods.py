@@ -82,6 +82,10 @@ class PodNode:
     def address(self, family: Family, i: int) -> str:
         return f"10.64.1.{11 + i}" if family is Family.IPV4 else f"fd64:1::{11 + i}"
 
+    def ip(self, i: int | None, command: str) -> None:
+        """Run `ip` in a pod, or on the node itself."""
+        _run("ip", "-n", self.name if i is None else self.pods[i], *command.split())
+
     def packed(self, family: Family, i: int) -> bytes:
         return ip_address(self.address(family, i)).packed
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -8,8 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from felix.netlink import attributes, dump
-from felix.nfnetlink import FAMILY_HEADER, NETLINK_NETFILTER
+from felix.netlink import attributes
+from felix.nfnetlink import FAMILY_HEADER, Reader
 from felix.nft.elements import (
     PLAIN,
     ElementChange,
@@ -191,7 +192,8 @@ async def dumped() -> set[bytes]:
         [elements] = [payload for kind, payload in attributes(data, start + FAMILY_HEADER.size, end) if kind == 3]
         return [payload for _, payload in attributes(elements, 0, len(elements))]
 
-    parts = await dump(dump_request(TABLE, "it"), parse, NETLINK_NETFILTER)
+    with contextlib.closing(Reader()) as reader:
+        parts = await reader.dump(dump_request(TABLE, "it"), parse)
     return {each for part in parts for each in part if any(each[8 : -len(end_flag)]) or not each.endswith(end_flag)}
 
 
