@@ -7,15 +7,18 @@ from typing import Final
 from felix.route import PROTOCOL
 
 _NAMES: Final = {
+    0: "unspec",
     1: "redirect",
     2: "kernel",
     3: "boot",
     4: "static",
     8: "gated",
     9: "ra",
+    10: "mrt",
     11: "zebra",
     12: "bird",
     13: "dnrouted",
+    14: "xorp",
     15: "ntk",
     16: "dhcp",
     17: "mrouted",
@@ -23,6 +26,7 @@ _NAMES: Final = {
     42: "babel",
     80: "calico",
     PROTOCOL: "tortie",
+    99: "openr",
     186: "bgp",
     187: "isis",
     188: "ospf",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import os
 import select
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import if_nametoindex
+from typing import Any
 
 from felix.route import NextHop
 from inet.prefix import Family, Prefix, parse_address
@@ -87,6 +89,17 @@ class Node:
 
     def ip(self, command: str) -> str:
         return _run("ip", "-n", self.name, *command.split())
+
+    def ip_json(self, command: str) -> list[dict[str, Any]]:
+        """Return what `ip` shows, with numbers where it has names for them."""
+        shown: list[dict[str, Any]] = json.loads(
+            _run("ip", "-n", self.name, "-j", "-d", "-N", *command.split()) or "[]"
+        )
+        return shown
+
+    def write_sysctl(self, path: str, value: str) -> None:
+        """Set what is at `path` below /proc/sys/net. The test is inside the namespace."""
+        Path("/proc/sys/net", path).write_text(value, encoding="ascii")
 
     def peer_ip(self, command: str) -> str:
         return _run("ip", "-n", self.peer, *command.split())
