@@ -84,7 +84,7 @@ def create_hop(number: int, family: Family, hop: NextHop) -> bytes:
 
 
 def create_blackhole(number: int) -> bytes:
-    """Build the message that creates a single object that drops what it is given, and needs no link."""
+    """Build the message that creates a single object that drops what it is given, and needs no link but loopback."""
     body = _NHMSG.pack(Family.IPV4, 0, PROTOCOL, 0, 0)
     return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL, body + attribute(_ID, U32.pack(number)) + attribute(_BLACKHOLE))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from felix.netlink import NetlinkSocket
 from inet.prefix import Family
 from tests.felix.netns import WHY_NOT, Node, entered
 
@@ -25,3 +26,11 @@ def node() -> Iterator[Node]:
             yield node
     finally:
         node.destroy()
+
+
+@pytest.fixture
+def wire(node: Node) -> Iterator[NetlinkSocket]:  # noqa: ARG001 - inside its namespace
+    """A request socket of this node's kernel."""
+    wire = NetlinkSocket()
+    yield wire
+    wire.close()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -44,13 +44,6 @@ async def test_work_on_many_items_gives_others_a_turn() -> None:
     task.cancel()
     assert pieces == [4, 4, 2]
     assert turns == 2
-
-
-@pytest.fixture
-def wire(node: Node) -> Iterator[NetlinkSocket]:  # noqa: ARG001 - inside its namespace
-    netlink_socket = NetlinkSocket()
-    yield netlink_socket
-    netlink_socket.close()
 
 
 def destinations(family: Family, count: int) -> list[Prefix]:

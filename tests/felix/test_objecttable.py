@@ -4,9 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from felix.inlinetable import InlineRouteTable
-from felix.netlink import message
-from felix.netlinktable import open_route_table
 from felix.nexthops import GROUP_IDS, HOP_IDS
 from felix.objecttable import ObjectRouteTable
 from felix.routetable import UNKNOWN, UNKNOWN_HOP, Group, PutGroup, PutRoute
@@ -114,15 +111,3 @@ async def test_routes_of_our_protocol_elsewhere_are_not_ours(
     node.ip(f"{version} route add blackhole {DESTINATION[family]} proto 97 metric 5")
     node.ip(f"{version} route add blackhole {DESTINATION[family]} proto 97 metric 9700 table 100")
     assert await table.dump_routes() == {}
-
-
-@pytest.mark.usefixtures("node")
-def test_the_table_is_chosen_by_what_the_kernel_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = open_route_table()
-    assert isinstance(table, ObjectRouteTable)
-    table.close()
-    unknown_to_kernel = message(200, 0, bytes(8))
-    monkeypatch.setattr("felix.nexthops.get", lambda _: unknown_to_kernel)
-    table = open_route_table()
-    assert isinstance(table, InlineRouteTable)
-    table.close()
