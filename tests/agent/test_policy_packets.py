@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
 ]
 
+CASES = Path(__file__).parents[1] / "policy" / "cases"
 EVERY_FAMILY = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 
 
@@ -82,3 +83,13 @@ def test_states_of_one_cluster_follow_each_other(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["policy", "verdicts", str(file), "--engine", "kernel"])
     assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
     assert not list(Path("/run/netns").glob(f"tpk{os.getpid()}-*"))
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("file", ["k8s-e2e-netpol.json", "recipes.json", "cnp-conformance-admin.json"])
+def test_the_public_suites_pass_with_packets(file: str, family: str) -> None:
+    result = CliRunner().invoke(
+        app, ["policy", "verdicts", str(CASES / file), "--engine", "kernel", "--family", family]
+    )
+    assert result.exit_code == 0, result.stdout
+    assert result.stdout.splitlines()[-1].endswith(" passed, 0 failed")
