@@ -23,6 +23,7 @@ from agent.datastore.directory import DirectoryDatastore
 from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
+from agent.network import NodeNetwork
 from agent.objects.kinds import OWN_NAMESPACE, Keyed
 from agent.objects.model import Key
 from agent.objects.policy_objects import PolicyObject
@@ -73,6 +74,7 @@ class Agent:
         *,
         draining: Draining,
         cni: NodeCni,
+        network: NodeNetwork,
         namespace: str = OWN_NAMESPACE,
     ) -> None:
         self._node = node
@@ -82,6 +84,7 @@ class Agent:
         self._policy = policy
         self._draining = draining
         self._cni = cni
+        self._network = network
         self._view = view
         self._objects: dict[Key, Keyed] = {}  # of routing
         self._problems: list[str] = []  # of routing
@@ -95,6 +98,7 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._routing.run(), name="routing")
                 tasks.create_task(self._policy.run(), name="policy")
+                tasks.create_task(self._network.run(), name="network")
                 tasks.create_task(self._view.drops.run(), name="drops")
                 tasks.create_task(self._cni.run(), name="cni")
                 tasks.create_task(self._follow_objects(tasks), name="objects")
@@ -109,6 +113,7 @@ class Agent:
     async def _follow_objects(self, tasks: asyncio.TaskGroup) -> None:
         async for batch in self._datastore.batches():
             self._policy.take(batch)
+            self._network.take(batch)
             if self._is_about_routing(batch) and await self._take_over(batch) and not self._speaker_started:
                 self._speaker_started = True
                 tasks.create_task(self._start_speaker(), name="speaker start")
@@ -176,6 +181,7 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         datastore = _open_datastore(options)
         policy = await _open_policy(options.node, stack, table.port)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
+        network = NodeNetwork(options.node, routing, policy)
         draining = Draining(routing, options.run_dir / "drain.json")
         facts = NodeFacts(lambda: routing.own_prefixes, lambda: 0, lambda: datastore.health().is_synced)
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))
@@ -183,7 +189,15 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         metrics.REGISTRY.register(StateCollector(view))
         await stack.enter_async_context(serve(view, draining, options.run_dir / "agent.sock", options.listen))
         yield Agent(
-            options.node, datastore, routing, policy, view, draining=draining, cni=cni, namespace=options.namespace
+            options.node,
+            datastore,
+            routing,
+            policy,
+            view,
+            draining=draining,
+            cni=cni,
+            network=network,
+            namespace=options.namespace,
         )
 
 

@@ -197,7 +197,8 @@ class NodePolicy:
         refused = [
             f"{owner} is not in force: the kernel refused it: {why}" for owner, why in self._parts.refused.items()
         ]
-        unwritten = [f"table inet tortie: {self._error}"] if self._error and not self._is_wanted else []
+        why = self._error or (self.hindrance if self._parts.content.chains else "")
+        unwritten = [f"table inet tortie is not as it should be: {why}"] if why and not self._is_wanted else []
         held = [self._leftovers.problem] if self._leftovers.problem else []
         return [*held, *map(str, sorted(found)), *self._quarantine.problems, *refused, *unwritten]
 

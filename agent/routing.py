@@ -93,6 +93,8 @@ class Routing:
         self.deferral: Deferral | None = None
         self.drain = Drain()
         self.forwarding = Forwarding(fib, resolver)
+        self.route_listeners: list[Callable[[], None]] = []
+        """Called whenever routes were written."""
         self._announcer = Announcer(speaker, self.rib)
         self._config = BgpConfig()
         self._resolver = resolver
@@ -285,11 +287,15 @@ class Routing:
         if self._retry_at is not None and self._now() >= self._retry_at:
             self._retry_at = None
             self.fib.retry()
+        written = self.fib.written
         try:
             await self.fib.apply()
         except OSError as error:
             self._try_again("kernel.unreadable", reason=str(error))
             return
+        if self.fib.written != written:
+            for hear in self.route_listeners:
+                hear()
         if not (errors := self.fib.errors):
             self._failures, self._retry_at = 0, None
         elif self._retry_at is None:

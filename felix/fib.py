@@ -243,6 +243,11 @@ class Fib:
         return len(self._routes.actual)
 
     @property
+    def destinations(self) -> list[Prefix]:
+        """Where routes through next hops should lead; after a start, those of before, too, until `release`."""
+        return [prefix for prefix, record in self._routes.desired.items() if record.wanted]
+
+    @property
     def has_nexthop_objects(self) -> bool:
         """Whether the kernel moves groups by itself; without, each route is rewritten."""
         return self._table.has_nexthop_objects

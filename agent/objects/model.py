@@ -14,7 +14,7 @@ from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, model_validat
 
 from agent.objects.scalars import LabelKey, LabelValue, Name, Time
 
-_SPELLED: Final = {"asn": "ASN", "id": "ID", "cidr": "CIDR", "cidrs": "CIDRs"}
+_SPELLED: Final = {"asn": "ASN", "id": "ID", "cidr": "CIDR", "cidrs": "CIDRs", "nat": "NAT"}
 _UNUSED_METADATA: Final = frozenset(
     {
         "annotations",

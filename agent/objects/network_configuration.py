@@ -7,11 +7,14 @@ from typing import ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from agent.objects.model import Model, Object
-from agent.objects.scalars import CIDR, refuse
+from agent.objects.outgoing_nat import OutgoingNAT
+from agent.objects.scalars import CIDR, MTU, LinkPattern, refuse
 from agent.objects.server_checks import Check, server_checks
 
 CIDRS: Final = 64
 """The longest list of them; the API server wants to know."""
+
+UPLINKS: Final = 16
 
 
 class NetworkConfigurationSpec(Model):
@@ -43,6 +46,18 @@ class NetworkConfigurationSpec(Model):
     node_routes: Literal["BGP"] = Field(
         default="BGP", description="How a node learns the way to the pods of the others."
     )
+    mtu: MTU = Field(
+        default="auto",
+        description="The largest packet of pods, in bytes. `auto`: what the uplinks take, less what a tunnel in use "
+        "adds.",
+    )
+    uplinks: tuple[LinkPattern, ...] = Field(
+        default=(),
+        max_length=UPLINKS,
+        description="Names of the links that lead to other nodes, where `*` stands for anything. By default the links "
+        "on the way to the other nodes, without any the one of the default route.",
+    )
+    outgoing_nat: OutgoingNAT = Field(default=OutgoingNAT(), description="What leaves under the node's address.")
 
     @model_validator(mode="after")
     def _cidrs_are_apart(self) -> Self:

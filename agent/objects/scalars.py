@@ -114,6 +114,44 @@ PeerASN: TypeAlias = Annotated[
     ),
 ]
 
+SMALLEST_MTU: Final = 1280  # IPv6 needs it (RFC 8200 section 5), and pods get it whether they have IPv6 or not
+_MTU = Whole("an MTU", SMALLEST_MTU, 65535)
+
+
+def _read_mtu(value: Any) -> int | str:
+    return value if value == "auto" else _MTU.read(value)
+
+
+MTU: TypeAlias = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_read_mtu),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],  # the one form the API server takes
+            "minimum": SMALLEST_MTU,
+            "maximum": 65535,
+            "pattern": "^auto$",
+            NOUN: "number of bytes or `auto`",
+        }
+    ),
+]
+
+_LINK_PATTERN = re.compile(r"[^\s/:\[\]?]{1,15}")
+
+
+def _check_link_pattern(text: str) -> str:
+    if not _LINK_PATTERN.fullmatch(text):
+        raise refuse(f"{show(text)} is not a link's name, such as eth0 or en*: at most 15 characters")
+    return text
+
+
+LinkPattern: TypeAlias = Annotated[
+    str,
+    AfterValidator(_check_link_pattern),
+    _text("name of a link", minLength=1, maxLength=15, pattern=r"^[^\s/:\[\]?]+$"),
+]
+
 # Addresses
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from agent.objects import NetworkConfiguration
-from inet.prefix import Prefix
+from inet.prefix import Family, Prefix
 from tests.agent.objects.manifests import accepted, refusals
 
 HEAD = "apiVersion: tortie.dev/v1alpha1\nkind: NetworkConfiguration\nmetadata: {name: default}\n"
@@ -22,6 +22,33 @@ def test_cidrs_of_both_families_are_prefixes() -> None:
 
     assert spec.pod_cidrs == (Prefix.parse("10.42.0.0/16"), Prefix.parse("fd42::/48"))
     assert spec.service_cidrs == (Prefix.parse("10.43.0.0/16"),)
+
+
+def test_outgoing_nat_is_on_where_nobody_says_anything() -> None:
+    spec = accepted(NetworkConfiguration, HEAD).spec
+
+    assert spec.mtu == "auto"
+    assert spec.outgoing_nat.enabled
+    assert not spec.outgoing_nat.exempt_learned
+    assert (spec.outgoing_nat.source, spec.outgoing_nat.fully_random) == ("Interface", True)
+
+
+def test_outgoing_nat_is_taken_as_it_is_said() -> None:
+    said = (
+        "spec: {mtu: 8950, uplinks: [en*, bond0.7], outgoingNAT: {families: [IPv6], exclude: [10.0.0.0/8, 'fd00::/8'], "
+        "exemptLearned: true, ports: {first: 20000, last: 20000}, fullyRandom: false, source: Node, "
+        "optOut: [{namespaceSelector: {matchLabels: {team: net}}}, {podSelector: {}}]}}"
+    )
+    spec = accepted(NetworkConfiguration, HEAD + said).spec
+    nat = spec.outgoing_nat
+
+    assert (spec.mtu, spec.uplinks) == (8950, ("en*", "bond0.7"))
+    assert nat.families == (Family.IPV6,)
+    assert nat.exclude == (Prefix.parse("10.0.0.0/8"), Prefix.parse("fd00::/8"))
+    assert nat.ports is not None
+    assert (nat.ports.first, nat.ports.last) == (20000, 20000)
+    assert (nat.exempt_learned, nat.fully_random, nat.source) == (True, False, "Node")
+    assert [each.pod_selector is None for each in nat.opt_out] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +70,21 @@ def test_cidrs_of_both_families_are_prefixes() -> None:
             "spec.serviceCIDRs[0]: fd42::/48 overlaps podCIDRs fd42:0:0:1::/64",
         ),
         ("{nodeRoutes: Direct}", "spec.nodeRoutes: 'Direct' is not BGP"),
+        ("{mtu: 1279}", "spec.mtu: 1279 is not an MTU (1280 to 65535)"),
+        ("{mtu: '1500'}", "spec.mtu: '1500' is not an MTU (1280 to 65535): leave out the quotes"),
+        (
+            "{uplinks: ['eth0 ']}",
+            "spec.uplinks[0]: 'eth0 ' is not a link's name, such as eth0 or en*: at most 15 characters",
+        ),
+        (
+            "{outgoingNAT: {ports: {first: 9, last: 8}}}",
+            "spec.outgoingNAT.ports.last: 8 is less than first, 9",
+        ),
+        (
+            "{outgoingNAT: {optOut: [{}]}}",
+            "spec.outgoingNAT.optOut[0]: needs namespaceSelector, podSelector or both; for all pods set "
+            "outgoingNAT.enabled to false",
+        ),
         ("{podCidrs: []}", "spec.podCidrs: unknown field; did you mean podCIDRs?"),
         ("{encapsulation: {mode: Never}}", "spec.encapsulation: unknown field"),
     ],

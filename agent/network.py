@@ -1,0 +1,30 @@
+"""A node's network settings, beside routes and policy: outgoing NAT and the service guard. `NodeNetwork` wires them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.datastore import Batch
+from agent.enforcement import NodePolicy
+from agent.outgoing_nat import OutgoingNat
+from agent.routing import Routing
+from agent.surroundings import Surroundings
+
+
+class NodeNetwork:
+    """What follows objects and routes so that pods can be carried."""
+
+    def __init__(self, node: str, routing: Routing, policy: NodePolicy) -> None:
+        self.around = Surroundings(node)
+        self.nat = OutgoingNat(self.around, policy, lambda: routing.fib.destinations)
+        routing.route_listeners.append(self.nat.routes_changed)
+
+    def take(self, batch: Batch) -> None:
+        """Take over what changed."""
+        self.around.take(batch)
+        self.nat.refresh()
+
+    async def run(self) -> None:
+        """Follow routes and the kernel until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.nat.run(), name="outgoing NAT")

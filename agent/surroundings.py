@@ -1,0 +1,77 @@
+"""What a node's network settings depend on, out of all objects: its own pods, all nodes, what the cluster is told.
+
+Outgoing NAT, MTU and sysctls look here. Of hundreds of thousands of pods only this node's are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from agent.datastore import Batch
+from agent.objects import NetworkConfiguration, Node
+from agent.objects.model import Key
+from agent.objects.network_configuration import NetworkConfigurationSpec
+from agent.objects.policy_objects import PolicyObject
+from inet.prefix import Prefix
+from policy.objects import Namespace, Pod
+
+
+class Surroundings:
+    """The objects in force that matter to one node."""
+
+    def __init__(self, node: str) -> None:
+        self.network = NetworkConfigurationSpec()
+        self.nodes: Final[dict[str, Node]] = {}
+        self.pods: Final[dict[Key, Pod]] = {}
+        self.namespaces: Final[dict[str, Mapping[str, str]]] = {}
+        """Labels of each namespace."""
+        self.is_synced = False
+        self._node = node
+
+    @property
+    def own(self) -> Node | None:
+        """This node's object; its last version where it is gone."""
+        return self.nodes.get(self._node)
+
+    @property
+    def others(self) -> list[Node]:
+        """The other nodes."""
+        return [node for name, node in self.nodes.items() if name != self._node]
+
+    @property
+    def pod_cidrs(self) -> tuple[Prefix, ...]:
+        """Addresses of pods anywhere in the cluster."""
+        return (*self.network.pod_cidrs, *(cidr for node in self.nodes.values() for cidr in node.pod_cidrs))
+
+    def take(self, batch: Batch) -> None:
+        """Take over what changed."""
+        for key, item in batch.changed.items():
+            if isinstance(item, PolicyObject):
+                self._take_policy_object(key, item.value)
+            elif isinstance(item, Node):
+                self.nodes[item.name] = item
+            elif isinstance(item, NetworkConfiguration):
+                self.network = item.spec
+        for key in batch.deleted:
+            self._forget(key)
+        self.is_synced |= batch.is_synced
+
+    def _take_policy_object(self, key: Key, value: object) -> None:
+        if isinstance(value, Namespace):
+            self.namespaces[value.name] = value.labels
+        elif isinstance(value, Pod):
+            if value.node == self._node and not value.host_network and not value.completed:
+                self.pods[key] = value
+            else:
+                self.pods.pop(key, None)
+
+    def _forget(self, key: Key) -> None:
+        if key.kind == "Pod":
+            self.pods.pop(key, None)
+        elif key.kind == "Namespace":
+            self.namespaces.pop(key.name, None)
+        elif key.kind == Node.kind and key.name != self._node:
+            self.nodes.pop(key.name, None)
+        elif key.kind == NetworkConfiguration.kind:
+            self.network = NetworkConfigurationSpec()

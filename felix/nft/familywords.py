@@ -1,0 +1,33 @@
+"""What the two families are called in nftables text, and sets of their prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from felix.nft.elements import PLAIN, Interval
+from felix.nft.enforcement import SetContent
+from felix.nft.table import SetText
+from inet.intervals import normalise
+from inet.prefix import Family, Prefix
+
+WORDS: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+TYPES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
+
+
+def digit(family: Family) -> int:
+    """Return 4 or 6: what names of chains and sets of one family end with."""
+    return 4 if family is Family.IPV4 else 6
+
+
+def prefix_set(prefixes: Iterable[Prefix], family: Family) -> SetContent:
+    """Return an interval set of the prefixes of one family, which may overlap and touch."""
+    intervals = normalise(_interval(prefix) for prefix in prefixes if prefix.family is family)
+    size = family.bits // 8
+    packed = (Interval(first.to_bytes(size), last.to_bytes(size)) for first, last in intervals)
+    return SetContent(SetText(f"type {TYPES[family]}; flags interval"), dict.fromkeys(packed, PLAIN))
+
+
+def _interval(prefix: Prefix) -> tuple[int, int]:
+    first = int.from_bytes(prefix.packed)
+    return first, first | ((1 << (prefix.family.bits - prefix.length)) - 1)
