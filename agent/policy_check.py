@@ -6,11 +6,16 @@ none, such facts are not looked for.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from agent.datastore.directory import read_directory
-from agent.objects.policy_objects import PolicyObject, notices, update_of
+from agent.datastore.manifest_directory import ManifestDirectory, View
+from agent.datastore.manifest_file import Located, locate
+from agent.datastore.yaml_documents import NotYaml
+from agent.objects.model import Key
+from agent.objects.policy_objects import PolicyObject, notices, steps, update_of
 from agent.objects.problem import Problem
 from agent.policy_cluster import policies_of
 from inet.prefix import Family
@@ -21,18 +26,39 @@ from policy.rules import compile_rules
 
 
 def check_policies(directory: Path) -> list[Problem]:
-    """Return what is wrong or suspicious: what is refused by file and line, then the rest by object."""
-    objects, problems = read_directory(directory)
+    """Return what is wrong or suspicious, sorted by file and line."""
+    view = ManifestDirectory(directory).read()
+    objects = list(view.objects.values())
     values = [each.value for each in objects if isinstance(each, PolicyObject)]
     pods = [each for each in values if isinstance(each, Pod) and not each.host_network and not each.completed]
     nodes = [each for each in map(update_of, objects) if isinstance(each, Node)]
     inventory = _Inventory(pods, [each for each in values if isinstance(each, Namespace)], nodes)
     policies = sorted(policies_of(objects), key=lambda each: (each.ref.kind, each.ref.key))
-    found = [*problems, *sorted(notices(objects))]
+    found = notices(objects)
     for policy in policies:
         found += _check_policy(policy, inventory)
     found += _unprotected(pods, policies, inventory)
-    return found
+    refused = (replace(problem, consequence="") for problem in view.problems)
+    return sorted([*refused, *map(_Lines(view).add, found)])
+
+
+class _Lines:
+    """Finds lines for problems of objects. Files are read again for that: nobody else asks for lines."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._located: dict[str, dict[Key, Located]] = {}
+
+    def add(self, problem: Problem) -> Problem:
+        """Return a problem of an object with file and line."""
+        key = Key(problem.kind, problem.namespace, problem.name)
+        file = self._view.files[key]
+        if file not in self._located:
+            self._located[file] = {}
+            with contextlib.suppress(OSError, NotYaml):  # it was there a moment ago
+                self._located[file] = locate(Path(file).read_bytes())
+        place = self._located[file].get(key)
+        return replace(problem, file=file, line=place.line_of(steps(problem.field)) if place else 0)
 
 
 class _Inventory:

@@ -41,6 +41,7 @@ class View:
     """Everything a directory says: objects in force, what is wrong, and why it could not be read at all."""
 
     objects: Mapping[Key, Keyed] = field(default_factory=dict)
+    files: Mapping[Key, str] = field(default_factory=dict)  # where an object comes from, as it is read now
     problems: tuple[Problem, ...] = ()
     error: str = ""  # the directory itself is not readable: `objects` are those of before
 
@@ -76,7 +77,8 @@ class ManifestDirectory:
         except OSError as error:
             reason = _reason(error)
             stays = "The objects of before stay in force." if self._objects else ""
-            return View(self._objects, (Problem(file=self._root, message=reason, consequence=stays),), reason)
+            problem = Problem(file=self._root, message=reason, consequence=stays)
+            return View(self._objects, problems=(problem,), error=reason)
         seen = {name: look for name in listing.files if (look := _look(name, self._seen.get(name))) is not None}
         problems: list[Problem] = []
         for directory, reason in listing.unreadable.items():
@@ -105,7 +107,8 @@ class ManifestDirectory:
                     consequence = LAST_GOOD if found.key in content else IGNORED
                     problems += (replace(problem, consequence=consequence) for problem in found.problems)
         self._held, self._objects = held, objects
-        return View(objects | implied_namespaces(objects), tuple(sorted(problems)))
+        files = {key: file for file, content in reversed(held.items()) for key in content}
+        return View(objects | implied_namespaces(objects), files, tuple(sorted(problems)))
 
     def _hold(self, file: str, content: ManifestFile, problems: list[Problem]) -> dict[Key, _Held]:
         """Return what a file has in force: what it says, and what it said before where that is not known to be gone."""

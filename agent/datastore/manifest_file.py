@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -61,7 +62,7 @@ def read_manifests(file: str, raw: bytes) -> ManifestFile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Object:
+class Located:
     """One object of a document: all of it, or an item of a `List`, as kubectl prints them."""
 
     document: Document
@@ -73,17 +74,33 @@ class _Object:
         """Where it begins."""
         return self.document.line_of(self.path)
 
+    def line_of(self, path: Path) -> int:
+        """Return the line of a field, or of what is nearest to it."""
+        return self.document.line_of(self.path + path)
 
-def _objects(document: Document) -> Iterator[_Object]:
+
+def locate(raw: bytes) -> dict[Key, Located]:
+    """Return where the objects of a file's text are. Raises NotYaml."""
+    found: dict[Key, Located] = {}
+    for document in read_documents(raw):
+        for item in _objects(document):
+            with contextlib.suppress(Invalid):
+                kind = kind_of(item.content) if isinstance(item.content, dict) else None
+                if kind is not None:
+                    found.setdefault(key_of(kind, item.content), item)
+    return found
+
+
+def _objects(document: Document) -> Iterator[Located]:
     content = document.content
     if isinstance(content, dict) and content.get("kind") == "List" and isinstance(content.get("items"), list):
         for position, item in enumerate(content["items"]):
-            yield _Object(document, item, ("items", position))
+            yield Located(document, item, ("items", position))
     else:
-        yield _Object(document, content)
+        yield Located(document, content)
 
 
-def _read(file: str, item: _Object) -> Found | None:
+def _read(file: str, item: Located) -> Found | None:
     """Return an object, refused or not; None for a kind that is not read. Raises Invalid where it has no name."""
     if not isinstance(item.content, dict):
         raise Invalid([Finding((), f"{show(item.content)} is not an object: apiVersion, kind, metadata ...")])
@@ -105,15 +122,15 @@ def _read(file: str, item: _Object) -> Found | None:
         return Found(key, None, item.line, tuple(_problems(file, item, error.findings, key)))
 
 
-def _problems(file: str, item: _Object, findings: tuple[Finding, ...], key: Key | None = None) -> list[Problem]:
+def _problems(file: str, item: Located, findings: tuple[Finding, ...], key: Key | None = None) -> list[Problem]:
     return [_problem(file, item, finding, key) for finding in findings]
 
 
-def _problem(file: str, item: _Object, finding: Finding, key: Key | None) -> Problem:
+def _problem(file: str, item: Located, finding: Finding, key: Key | None) -> Problem:
     kind = item.content.get("kind") if isinstance(item.content, dict) else None
     return Problem(
         file=file,
-        line=item.document.line_of(item.path + finding.path),
+        line=item.line_of(finding.path),
         kind=key.kind if key else kind if isinstance(kind, str) else "",
         namespace=key.namespace if key else "",
         name=key.name if key else "",

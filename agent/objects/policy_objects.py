@@ -62,10 +62,10 @@ def reader(kind: str) -> Callable[[dict[str, Any]], PolicyObject]:
 
 def invalid_of(refused: RefusedError) -> Invalid:
     """Return what `policy` refuses as what a datastore is told."""
-    return Invalid([Finding(_path(error.field), error.reason) for error in refused.errors])
+    return Invalid([Finding(steps(error.field), error.reason) for error in refused.errors])
 
 
-def _path(field: str) -> Path:
+def steps(field: str) -> Path:
     """Return `spec.ingress[0].from` as the steps it takes through a document."""
     return tuple(int(number) if number else name for number, name in _STEP.findall(field))
 

@@ -222,12 +222,12 @@ def test_refused_unmatched_and_missing_policies_are_found(tmp_path: Path) -> Non
     assert result.exit_code == 1
     wanted = [
         f"{file}:6: NetworkPolicy shop/bad: spec.ingress[0].from[0].ipBlock.cidr: ",
-        "ClusterNetworkPolicy names: spec.egress[0]: ",
-        "NetworkPolicy shop/never: spec.ingress[0]: can never match: nothing is left of its peers and ports",
-        "NetworkPolicy shop/never: spec.ingress[1]: matches nothing in these manifests: nobody is app=gone",
-        "NetworkPolicy shop/never: spec.ingress[2]: matches nothing in these manifests: no pod has a port nothing",
-        "NetworkPolicy shop/never: spec.ingress[4]: never decides: rule 4 before it matches all that it does",
-        "NetworkPolicy shop/nobody: selects no pod: ns shop, app=gone",
+        f"{file}:14: NetworkPolicy shop/never: spec.ingress[0]: can never match: nothing is left of its peers and ports",
+        f"{file}:15: NetworkPolicy shop/never: spec.ingress[1]: matches nothing in these manifests: nobody is",
+        f"{file}:16: NetworkPolicy shop/never: spec.ingress[2]: matches nothing in these manifests: no pod has a port",
+        f"{file}:18: NetworkPolicy shop/never: spec.ingress[4]: never decides: rule 4 before it",
+        f"{file}:21: NetworkPolicy shop/nobody: selects no pod: ns shop, app=gone",
+        f"{file}:33: ClusterNetworkPolicy names: spec.egress[0]: ",
         "7 problems",
     ]
     lines = result.stdout.splitlines()
@@ -241,9 +241,9 @@ def test_pods_that_no_policy_selects_are_found(tmp_path: Path) -> None:
     result = tortie("check", tmp_path, "-o", "json")
     found = json.loads(result.stdout)
     assert [(each["namespace"], each["name"]) for each in found] == [
-        ("ops", "probe"),
+        ("shop", "front"),
         ("shop", "api"),
         ("shop", "db"),
-        ("shop", "front"),
+        ("ops", "probe"),
     ]
     assert found[0]["message"] == "no policy selects it: everything to and from it is allowed"
