@@ -222,7 +222,7 @@ def test_refused_unmatched_and_missing_policies_are_found(tmp_path: Path) -> Non
     assert result.exit_code == 1
     wanted = [
         f"{file}:6: NetworkPolicy shop/bad: spec.ingress[0].from[0].ipBlock.cidr: ",
-        f"{file}:14: NetworkPolicy shop/never: spec.ingress[0]: can never match: nothing is left of its peers and ports",
+        f"{file}:14: NetworkPolicy shop/never: spec.ingress[0]: can never match: nothing is left of its peers",
         f"{file}:15: NetworkPolicy shop/never: spec.ingress[1]: matches nothing in these manifests: nobody is",
         f"{file}:16: NetworkPolicy shop/never: spec.ingress[2]: matches nothing in these manifests: no pod has a port",
         f"{file}:18: NetworkPolicy shop/never: spec.ingress[4]: never decides: rule 4 before it",
