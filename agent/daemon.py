@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,6 @@ from agent.cni.node import NO_RUNTIME, CniOptions, NodeCni, NodeFacts, open_cni
 from agent.collector import StateCollector
 from agent.control import serve
 from agent.datastore import Batch, Datastore
-from agent.datastore.directory import DirectoryDatastore
 from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
@@ -27,8 +26,10 @@ from agent.network import NodeNetwork
 from agent.objects.kinds import OWN_NAMESPACE, Keyed
 from agent.objects.model import Key
 from agent.objects.policy_objects import PolicyObject
+from agent.objects.problem import Problem
 from agent.policy_kernel import open_policy_kernel
 from agent.routing import Routing
+from agent.source import Report, Source, open_directory, open_kubernetes
 from agent.translate import problem_of, translate
 from agent.view import View
 from bgp.speaker import Speaker, SpeakerError
@@ -76,6 +77,7 @@ class Agent:
         cni: NodeCni,
         network: NodeNetwork,
         namespace: str = OWN_NAMESPACE,
+        report: Report | None = None,
     ) -> None:
         self._node = node
         self._namespace = namespace
@@ -86,8 +88,9 @@ class Agent:
         self._cni = cni
         self._network = network
         self._view = view
+        self._report = report
         self._objects: dict[Key, Keyed] = {}  # of routing
-        self._problems: list[str] = []  # of routing
+        self._problems: list[Problem | str] = []  # of routing
         self._full_lists = 0
         self._speaker_started = False
 
@@ -102,6 +105,8 @@ class Agent:
                 tasks.create_task(self._view.drops.run(), name="drops")
                 tasks.create_task(self._cni.run(), name="cni")
                 tasks.create_task(self._follow_objects(tasks), name="objects")
+                if self._report is not None:
+                    tasks.create_task(self._report(), name="report")
         finally:
             await self._datastore.stop()
 
@@ -118,7 +123,7 @@ class Agent:
                 self._speaker_started = True
                 tasks.create_task(self._start_speaker(), name="speaker start")
             self._cni.wake()
-            self._tell([*map(str, batch.problems), *self._problems, *self._policy.problems])
+            self._tell([*batch.problems, *self._problems, *self._policy.problems])
 
     def _is_about_routing(self, batch: Batch) -> bool:
         """Take over what routing goes by; whether it has something to do."""
@@ -133,12 +138,12 @@ class Agent:
         """Have routing follow the objects; whether there is anything to route by."""
         metrics.OBJECT_CHANGES.inc()
         config, complaints = translate(self._objects.values(), self._namespace)
-        problems = list(map(str, map(problem_of, complaints)))
+        problems: list[Problem | str] = [*map(problem_of, complaints)]
         node = config.nodes.get(self._node)
         if node is not None:
             self._draining.follow(node)
             plan = await self._routing.configure(config, node)
-            problems += map(str, map(problem_of, plan.complaints))
+            problems += map(problem_of, plan.complaints)
             if batch.full_lists > self._full_lists:
                 self._full_lists = batch.full_lists
                 self._routing.confirm_full_list()
@@ -149,11 +154,13 @@ class Agent:
         self._problems = problems
         return node is not None
 
-    def _tell(self, problems: list[str]) -> None:
-        for problem in problems:
+    def _tell(self, problems: Sequence[Problem | str]) -> None:
+        told = list(map(str, problems))
+        for problem in told:
             if problem not in self._view.problems:
                 log.warning("object.problem", problem=problem)
-        self._view.problems = problems
+        self._view.problems = told
+        self._view.objections = [problem for problem in problems if isinstance(problem, Problem)]
 
     async def _start_speaker(self) -> None:
         """Start speaking, now that there is something to say. What fails is tried again for ever."""
@@ -178,7 +185,7 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         fib = Fib(table)
         await fib.adopt()
         routing = Routing(speaker, fib, resolver, monitor)
-        datastore = _open_datastore(options)
+        datastore, reporter = _open_source(options)
         policy = await _open_policy(options.node, stack, table.port)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
         network = NodeNetwork(options.node, routing, policy)
@@ -198,18 +205,14 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
             cni=cni,
             network=network,
             namespace=options.namespace,
+            report=reporter(view) if reporter else None,
         )
 
 
-def _open_datastore(options: Options) -> Datastore:
+def _open_source(options: Options) -> Source:
     if options.config is not None:
-        return DirectoryDatastore(options.config)
-    # Only where it is used: the client library is 3 MB.
-    from agent.datastore.kubernetes.datastore import KubernetesDatastore  # noqa: PLC0415
-    from agent.kubernetes.access import Access  # noqa: PLC0415
-    from agent.kubernetes.client import Client  # noqa: PLC0415
-
-    return KubernetesDatastore(Client(Access(options.kubeconfig)), options.node, options.namespace)
+        return open_directory(options.config)
+    return open_kubernetes(options.kubeconfig, options.node, options.namespace)
 
 
 async def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:

@@ -38,3 +38,6 @@ CNI_ADD_SECONDS: Final = Histogram(
 CNI_LEAKED: Final = Counter(
     "tortie_cni_leaked_addresses", "Addresses freed that sandboxes which are gone had left taken.", registry=REGISTRY
 )
+API_REQUESTS: Final = Counter(
+    "tortie_api_requests", "Requests to the Kubernetes API server.", ["verb", "resource"], registry=REGISTRY
+)

@@ -11,6 +11,7 @@ from agent import __version__
 from agent.datastore import Datastore
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
+from agent.objects.problem import Problem
 from agent.peers import Peer
 from agent.report import (
     AdvertisedRoute,
@@ -43,6 +44,7 @@ class View:
     def __init__(self, node: str, routing: Routing, policy: NodePolicy, drops: DropWatch, datastore: Datastore) -> None:
         self.node = node
         self.problems: list[str] = []
+        self.objections: list[Problem] = []  # of these, what is wrong with an object that somebody wrote
         self.policy = policy
         self.drops = drops
         self._routing = routing
@@ -278,6 +280,9 @@ class View:
             return "NotSynced", f"the objects have not been read yet; {source.source}: {source.error or 'reading'}"
         if routing.plan is None:
             return "NodeMissing", f"there is no Node object {self.node}"
+        if not routing.own_prefixes:
+            hint = "the controller manager gives it some (--allocate-node-cidrs), or whoever made the Node"
+            return "NoPodCIDRs", f"Node {self.node} has no podCIDRs yet: {hint}"
         if self.policy.error:
             return "PolicyNotEnforced", f"pods get nothing new: {self.policy.error}"
         if routing.peers and not health.running:

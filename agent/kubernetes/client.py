@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import msgspec
 
-from agent import __version__
+from agent import __version__, metrics
 from agent.kubernetes.access import Access, AccessError
 from agent.kubernetes.errors import Unreachable, refusal
 
@@ -89,7 +88,6 @@ class Client:
     """One agent's way to the API server. Used on one event loop; `close` it."""
 
     def __init__(self, access: Access) -> None:
-        self.calls: Final[Counter[tuple[str, str]]] = Counter()  # by verb and resource, for metrics
         self._access = access
         self._api: ApiClient | None = None
         self._is_stale = False  # the server knows us no more: what we are known by may have been replaced
@@ -133,7 +131,7 @@ class Client:
 
     async def _answer(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         """Send a request and return an answer that is no refusal, its body still to be read."""
-        self.calls[request.verb, "/".join(filter(None, (str(request.resource), request.subresource)))] += 1
+        metrics.API_REQUESTS.labels(request.verb, f"{request.resource}/{request.subresource}".rstrip("/")).inc()
         with _in_words():
             response = await self._send(request, limits)
             if response.status < 400:

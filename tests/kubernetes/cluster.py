@@ -294,9 +294,9 @@ class Cluster:
             content = {key: value for key, value in document.items() if key != "status"}
             self.request("PATCH", path, content, content_type="application/apply-patch+yaml")
             if "status" in document:
-                path = path.replace("?", "/status?")
-                named = {key: document[key] for key in ("apiVersion", "kind", "metadata", "status")}
-                self.request("PATCH", path, named, content_type="application/apply-patch+yaml")
+                # Not applied: of a Node's addresses the API takes one a type that way, and a node has two families.
+                place, status = f"{path_of(document)}/status", {"status": document["status"]}
+                self.request("PATCH", place, status, content_type="application/merge-patch+json")
 
     def delete(self, *documents: Mapping[str, Any]) -> None:
         """Delete objects at once, pods without any grace."""

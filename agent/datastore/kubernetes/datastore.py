@@ -116,6 +116,10 @@ class KubernetesDatastore:
         followed = self._followed.get(name)
         return followed.source.uids.get(key, "") if followed else ""
 
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all objects of a kind."""
+        return [key.name for key in self._followed[kind].source.objects] if kind in self._followed else []
+
     def relist(self) -> None:
         """List every kind again, whatever is known."""
         for followed in self._followed.values():
