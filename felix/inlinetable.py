@@ -107,8 +107,11 @@ class InlineRouteTable(KernelRoutes):
         refusals = [r for hop in change.next_hops if (r := self._refuse(index, hop)) is not None]
         if refusals:
             return refusals
+        former = self._groups.get(change.group)
         self._groups[change.group] = Group(change.family, change.next_hops)
         failures = await self._write_routes((index, PutRoute(prefix, change.group, is_new=False)) for prefix in behind)
+        if failures and former is not None:  # no route moved, or the next dump tells which did
+            self._groups[change.group] = former
         return failures[:1]
 
     def _refuse(self, index: int, hop: NextHop) -> Refusal | None:
