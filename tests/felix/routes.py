@@ -1,8 +1,9 @@
-"""Destinations and next hops for the route table in memory: number `i` of each, on link `i`, in either family."""
+"""Destinations, next hops and routes for the table in memory: number `i` of each, on link `i`, in either family."""
 
 from __future__ import annotations
 
-from felix.route import NextHop
+from felix.fib import Fib
+from felix.route import NextHop, Route, blackhole, unicast
 from inet.prefix import Family, Prefix
 
 
@@ -16,3 +17,20 @@ def hop(family: Family, i: int) -> NextHop:
 
 def hops(family: Family, *links: int) -> tuple[NextHop, ...]:
     return tuple(hop(family, i) for i in sorted(links))
+
+
+def route(family: Family, i: int, *links: int) -> Route:
+    return unicast(prefix(family, i), hops(family, *links)) if links else blackhole(prefix(family, i))
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def set_all(fib: Fib, *routes: Route) -> None:
+    for each in routes:
+        fib.set(each)
+    assert await fib.apply() == []

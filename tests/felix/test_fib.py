@@ -10,34 +10,10 @@ import pytest
 from felix.faketable import FakeRouteTable
 from felix.fib import Fib, State
 from felix.guard import MassDeleteGuard
-from felix.route import METRIC, Kind, NextHop, Route, blackhole, unicast
+from felix.route import METRIC, Kind, unicast
 from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, DropRoute, Group, PutGroup, PutRoute, Rival
 from inet.prefix import Family, Prefix
-
-
-def prefix(family: Family, i: int) -> Prefix:
-    text = f"10.42.{i}.0/24" if family is Family.IPV4 else f"fd42:0:0:{i}::/64"
-    return Prefix.parse(text)
-
-
-def hop(family: Family, i: int) -> NextHop:
-    """Return a next hop on link `i`."""
-    return NextHop(bytes([i] * (4 if family is Family.IPV4 else 16)), i)
-
-
-def hops(family: Family, *links: int) -> tuple[NextHop, ...]:
-    return tuple(hop(family, i) for i in sorted(links))
-
-
-def route(family: Family, i: int, *links: int) -> Route:
-    return unicast(prefix(family, i), hops(family, *links)) if links else blackhole(prefix(family, i))
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.felix.routes import Clock, hops, prefix, route, set_all
 
 
 @pytest.fixture
@@ -53,19 +29,6 @@ def clock() -> Clock:
 @pytest.fixture
 def fib(table: FakeRouteTable, clock: Clock) -> Fib:
     return Fib(table, clock=clock)
-
-
-async def restarted(table: FakeRouteTable, clock: Clock | None = None) -> Fib:
-    table.written.clear()
-    fib = Fib(table, clock=clock or Clock())
-    await fib.adopt()
-    return fib
-
-
-async def set_all(fib: Fib, *routes: Route) -> None:
-    for each in routes:
-        fib.set(each)
-    assert await fib.apply() == []
 
 
 async def test_routes_with_the_same_next_hops_share_a_group(fib: Fib, table: FakeRouteTable, family: Family) -> None:
@@ -265,31 +228,6 @@ async def test_a_group_moved_to_a_dead_link_takes_its_routes_out(
     assert table.next_hops() == {prefix(family, 1): hops(family, 2)}
 
 
-async def test_what_was_said_of_a_hop_is_forgotten_with_its_last_route(
-    fib: Fib, table: FakeRouteTable, family: Family
-) -> None:
-    table.link_down(1)
-    fib.set(route(family, 1, 1))
-    await fib.apply()
-    fib.remove(prefix(family, 1))
-    await fib.apply()
-    table.link_up(1)
-    await set_all(fib, route(family, 2, 1))
-    assert table.next_hops() == {prefix(family, 2): hops(family, 1)}
-
-
-async def test_what_was_said_of_a_hop_is_forgotten_when_its_routes_move_away(
-    fib: Fib, table: FakeRouteTable, family: Family
-) -> None:
-    table.link_down(1)
-    fib.set(route(family, 1, 1))
-    await fib.apply()
-    await fib.move(hops(family, 1), hops(family, 2))
-    table.link_up(1)
-    await set_all(fib, route(family, 2, 1))
-    assert table.next_hops()[prefix(family, 2)] == hops(family, 1)
-
-
 async def test_a_route_deleted_by_hand_is_put_back(fib: Fib, table: FakeRouteTable, family: Family) -> None:
     await set_all(fib, route(family, 1, 1), route(family, 2))
     for i in (1, 2):
@@ -456,129 +394,6 @@ async def test_a_foreign_route_with_our_metric_is_a_conflict_until_it_goes(
     assert set(table.routes) == {prefix(family, 1), prefix(family, 2)}
 
 
-async def test_a_restart_with_the_same_routes_writes_nothing(fib: Fib, table: FakeRouteTable, family: Family) -> None:
-    routes = [route(family, 1, 1, 2), route(family, 2, 1, 2), route(family, 3, 1), route(family, 4)]
-    await set_all(fib, *routes)
-    fib = await restarted(table)
-    assert (await fib.apply(), fib.count, fib.pending) == ([], 4, 0)
-    await set_all(fib, *routes)
-    await fib.release()
-    await fib.apply()
-    assert table.written == []
-    assert fib.pending == 0
-
-
-async def test_before_the_release_only_new_destinations_are_written(
-    fib: Fib, table: FakeRouteTable, family: Family
-) -> None:
-    await set_all(fib, route(family, 1, 1), route(family, 2, 1), route(family, 3, 1), route(family, 4, 1))
-    before = table.next_hops()
-    fib = await restarted(table)
-    fib.set(route(family, 1, 2))
-    fib.set(route(family, 2))
-    fib.set(route(family, 3, 2))
-    fib.remove(prefix(family, 3))
-    fib.set(route(family, 9, 2))
-    await fib.apply()
-    assert table.next_hops() == before | {prefix(family, 9): hops(family, 2)}
-    await fib.release()
-    await fib.apply()
-    assert table.next_hops() == {
-        prefix(family, 1): hops(family, 2),
-        prefix(family, 2): (),
-        prefix(family, 9): hops(family, 2),
-    }
-
-
-async def test_before_the_release_a_move_takes_adopted_routes_along(
-    fib: Fib, table: FakeRouteTable, family: Family
-) -> None:
-    await set_all(fib, route(family, 1, 1), route(family, 2, 1))
-    fib = await restarted(table)
-    fib.set(route(family, 1, 1))
-    fib.set(route(family, 9, 1))
-    await fib.apply()
-    table.written.clear()
-    await fib.move(hops(family, 1), hops(family, 2))
-    assert table.next_hops() == dict.fromkeys(
-        (prefix(family, 1), prefix(family, 2), prefix(family, 9)), hops(family, 2)
-    )
-    assert len(table.written) == 1
-    await fib.release()
-    await fib.apply()
-    assert table.next_hops() == {prefix(family, 1): hops(family, 2), prefix(family, 9): hops(family, 2)}
-
-
-async def test_before_the_release_a_flapped_link_is_repaired(fib: Fib, table: FakeRouteTable, family: Family) -> None:
-    await set_all(fib, route(family, 1, 1), route(family, 2, 1, 2))
-    before = table.next_hops()
-    fib = await restarted(table)
-    table.link_down(1)
-    fib.link_changed(1)
-    await fib.apply()
-    table.link_up(1)
-    fib.link_changed(1)
-    await fib.apply()
-    assert table.next_hops() == before
-
-
-async def test_a_route_of_a_shape_we_never_write_is_adopted_and_put_right_after_the_release(
-    table: FakeRouteTable, family: Family
-) -> None:
-    table.routes = {prefix(family, 1): UNKNOWN, prefix(family, 2): UNKNOWN}
-    fib = await restarted(table)
-    fib.set(route(family, 1, 1))
-    await fib.apply()
-    assert not [change for change in table.written if isinstance(change, PutRoute | DropRoute)]
-    await fib.release()
-    await fib.apply()
-    assert table.routes.keys() == {prefix(family, 1)}
-    assert table.next_hops() == {prefix(family, 1): hops(family, 1)}
-
-
-async def left_behind(table: FakeRouteTable, family: Family, clock: Clock) -> Fib:
-    """Return a Fib after a restart and release in which 2 of 10 routes were claimed."""
-    former = Fib(table, clock=clock)
-    await set_all(former, *(route(family, i, 1) for i in range(10)))
-    fib = await restarted(table, clock)
-    await set_all(fib, route(family, 0, 1), route(family, 1, 1))
-    await fib.release()
-    await fib.apply()
-    return fib
-
-
-async def test_a_prune_of_most_routes_is_held_back_until_confirmed(
-    table: FakeRouteTable, clock: Clock, family: Family
-) -> None:
-    fib = await left_behind(table, family, clock)
-    assert len(table.routes) == 10
-    assert fib.guard.held is not None
-    assert (fib.guard.held.removals, fib.guard.held.total) == (8, 10)
-    held = [line for line in await fib.installed() if line.state is State.PENDING]
-    assert {line.reason for line in held} == {"removal held back: 8 of 10 routes at once"}
-    fib.guard.confirm()
-    await fib.apply()
-    assert set(table.routes) == {prefix(family, 0), prefix(family, 1)}
-    assert fib.pending == 0
-
-
-async def test_a_prune_that_was_held_back_passes_after_the_first_minutes(
-    table: FakeRouteTable, clock: Clock, family: Family
-) -> None:
-    fib = await left_behind(table, family, clock)
-    clock.now += 300
-    await fib.apply()
-    assert len(table.routes) == 2
-
-
-async def test_a_held_route_that_is_set_after_all_stays(table: FakeRouteTable, clock: Clock, family: Family) -> None:
-    fib = await left_behind(table, family, clock)
-    table.written.clear()
-    await set_all(fib, *(route(family, i, 1) for i in range(10)))
-    assert table.written == []
-    assert (await fib.apply(), fib.guard.held, fib.pending) == ([], None, 0)
-
-
 async def test_what_was_asked_for_in_this_life_is_removed_at_once(
     fib: Fib, table: FakeRouteTable, family: Family
 ) -> None:
@@ -623,13 +438,6 @@ async def test_installed_routes_are_sorted_by_family_then_address(fib: Fib) -> N
         *(prefix(Family.IPV4, i) for i in (1, 2)),
         *(prefix(Family.IPV6, i) for i in (0, 1)),
     ]
-
-
-async def test_leftovers_are_told_from_claimed_routes(fib: Fib, table: FakeRouteTable, family: Family) -> None:
-    await set_all(fib, route(family, 1, 1), route(family, 2, 1))
-    fib = await restarted(table)
-    fib.set(route(family, 1, 1))
-    assert [line.is_claimed for line in await fib.installed()] == [True, False]
 
 
 async def test_a_guard_can_be_shared(table: FakeRouteTable, clock: Clock) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import socket
+from collections.abc import Iterator
 from ipaddress import ip_address
-from socket import if_nametoindex
 
 import pytest
 
 from felix import links
 from felix.links import Link, LocalAddress, parse_address, parse_link
-from felix.netlink import NetlinkSocket
+from felix.netlink import Message, NetlinkSocket, messages, open_socket
 from inet.prefix import Family
 from tests.felix.netns import Node
 
@@ -27,6 +29,18 @@ def test_a_link_is_read_as_the_kernel_packs_it() -> None:
     before = b"before"
     data = before + UP_AND_LOWER_UP + MTU + NAME
     assert parse_link(data, len(before), len(data)) == Link(7, "eth0", is_up=True)
+
+
+def test_a_name_that_is_no_text_is_no_error() -> None:
+    data = UP_AND_LOWER_UP + NAME.replace(b"eth0", b"eth\xff")
+    link = parse_link(data, 0, len(data))
+    assert link is not None
+    assert link.name.startswith("eth")
+
+
+def test_a_link_whose_name_is_not_told_has_none() -> None:
+    data = UP_AND_LOWER_UP + MTU
+    assert parse_link(data, 0, len(data)) == Link(7, "", is_up=True)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +110,7 @@ async def test_addresses_are_those_that_ip_shows(node: Node) -> None:
     found = await links.addresses()
     assert set(found) == shown
     assert len(found) == len(shown)
-    a0 = if_nametoindex("a0")
+    a0 = socket.if_nametoindex("a0")
     ours = ("10.0.0.1", "fd00:1::1", "172.31.0.1", "fd31::1")
     assert {LocalAddress(ip_address(text), a0) for text in ours} <= set(found)
     assert {ip_address("127.0.0.1"), ip_address("::1")} <= {each.address for each in found}
@@ -116,6 +130,35 @@ def test_a_link_that_is_not_there_is_an_error(wire: NetlinkSocket) -> None:
     with pytest.raises(OSError, match="No such device") as caught:
         links.is_up(wire, 4711)
     assert caught.value.errno == errno.ENODEV
+
+
+@pytest.mark.kernel
+async def test_news_of_links_and_addresses_is_known_by_its_number(node: Node) -> None:
+    with contextlib.closing(open_socket(64 * 1024)) as listening:
+        listening.bind((0, 1 << 0 | 1 << 4 | 1 << 8))  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+        node.ip("link add c0 type veth peer name c1")
+        for address in ("10.9.9.9/32", "fd09::9/128"):
+            node.ip(f"addr add {address} dev c0 nodad" if ":" in address else f"addr add {address} dev c0")
+            node.ip(f"addr del {address} dev c0")
+        node.ip("link del c0")
+        heard = [(news.kind, parse_name(data, news)) for data in received(listening) for news in messages(data)]
+    of_addresses = [kind for kind, _ in heard if kind in {links.NEWADDR, links.DELADDR}]
+    assert of_addresses == [links.NEWADDR, links.DELADDR] * 2
+    of_c0 = [kind for kind, name in heard if name == "c0"]
+    assert (of_c0[0], of_c0[-1]) == (links.NEWLINK, links.DELLINK)
+    assert len(set(of_c0)) == 2
+
+
+def received(listening: socket.socket) -> Iterator[bytes]:
+    """Yield what has come in: the kernel tells while it does what ip asks of it."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield listening.recv(64 * 1024)
+
+
+def parse_name(data: bytes, news: Message) -> str:
+    link = parse_link(data, news.start, news.end) if news.kind in {links.NEWLINK, links.DELLINK} else None
+    return link.name if link else ""
 
 
 @pytest.mark.kernel

@@ -10,20 +10,11 @@ from felix.faketable import FakeRouteTable
 from felix.fib import Fib
 from felix.inlinetable import InlineRouteTable
 from felix.objecttable import ObjectRouteTable
-from felix.route import NextHop, blackhole, unicast
+from felix.route import blackhole, unicast
 from felix.routetable import Group
 from inet.prefix import Family, Prefix
 from tests.felix.netns import Node
-
-BASE = {Family.IPV4: "10.64.{}.0/24", Family.IPV6: "fd42:0:0:{}::/64"}
-
-
-def prefix(family: Family, i: int) -> Prefix:
-    return Prefix.parse(BASE[family].format(i))
-
-
-def hop(family: Family, i: int) -> NextHop:
-    return NextHop(bytes([i] * (4 if family is Family.IPV4 else 16)), i)
+from tests.felix.routes import hop, prefix
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import itertools
 import pytest
 
 from felix.route import METRIC, PROTOCOL, Kind, NextHop, Route, blackhole, unicast
-from inet.prefix import Family, Prefix
+from inet.prefix import Family
 from tests.felix.netns import Node
+from tests.felix.routes import prefix
 
-DESTINATION = {Family.IPV4: Prefix.parse("10.42.1.0/24"), Family.IPV6: Prefix.parse("fd42:0:0:1::/64")}
+DESTINATION = {family: prefix(family, 1) for family in Family}
 
 
 def hop(family: Family, last: int, interface: int, *, onlink: bool = False) -> NextHop:
