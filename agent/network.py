@@ -1,4 +1,4 @@
-"""A node's network settings, beside routes and policy: outgoing NAT and the service guard. `NodeNetwork` wires them."""
+"""A node's network settings, beside routes and policy: outgoing NAT, service guard, MTU. `NodeNetwork` wires them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 
 from agent.datastore import Batch
 from agent.enforcement import NodePolicy
+from agent.mtu import PodMtu, RealMtuKernel
 from agent.outgoing_nat import OutgoingNat
 from agent.routing import Routing
 from agent.surroundings import Surroundings
@@ -17,14 +18,23 @@ class NodeNetwork:
     def __init__(self, node: str, routing: Routing, policy: NodePolicy) -> None:
         self.around = Surroundings(node)
         self.nat = OutgoingNat(self.around, policy, lambda: routing.fib.destinations)
+        self.mtu = PodMtu(self.around, policy, RealMtuKernel())
         routing.route_listeners.append(self.nat.routes_changed)
+        routing.kernel_listeners.append(self.mtu.hear)
 
     def take(self, batch: Batch) -> None:
         """Take over what changed."""
         self.around.take(batch)
         self.nat.refresh()
+        self.mtu.wake()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not as it should be, for people."""
+        return self.mtu.problems
 
     async def run(self) -> None:
         """Follow routes and the kernel until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.nat.run(), name="outgoing NAT")
+            tasks.create_task(self.mtu.run(), name="MTU")

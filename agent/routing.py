@@ -95,6 +95,8 @@ class Routing:
         self.forwarding = Forwarding(fib, resolver)
         self.route_listeners: list[Callable[[], None]] = []
         """Called whenever routes were written."""
+        self.kernel_listeners: list[Callable[[Sequence[KernelEvent]], None]] = []
+        """Called with news of the kernel."""
         self._announcer = Announcer(speaker, self.rib)
         self._config = BgpConfig()
         self._resolver = resolver
@@ -227,6 +229,8 @@ class Routing:
         async for events in self._monitor.batches():
             for event in events:
                 self._on_kernel(event)
+            for hear in self.kernel_listeners:
+                hear(events)
             self.wake()
 
     async def _work(self) -> None:

@@ -6,7 +6,7 @@ import struct
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
-from felix.netlink import NetlinkSocket, attributes, dump, message
+from felix.netlink import U32, NetlinkSocket, attributes, dump, message
 from inet.prefix import IPAddress
 
 NEWLINK: Final = 16
@@ -20,6 +20,7 @@ _IFINFOMSG: Final = struct.Struct("=BBHiII")  # family, pad, type, index, flags,
 _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 
 _IFLA_IFNAME: Final = 3
+_IFLA_MTU: Final = 4
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 
@@ -33,6 +34,7 @@ class Link(NamedTuple):
     interface: int
     name: str
     is_up: bool
+    mtu: int = 0
 
 
 class LocalAddress(NamedTuple):
@@ -47,12 +49,14 @@ def parse_link(data: bytes, start: int, end: int) -> Link | None:
     family, _, _, index, flags, _ = _IFINFOMSG.unpack_from(data, start)
     if family:
         return None
-    name = ""
+    name, mtu = "", 0
     for kind, payload in attributes(data, start + _IFINFOMSG.size, end):
         if kind == _IFLA_IFNAME:
             name = payload.rstrip(b"\0").decode(errors="replace")
-            break
-    return Link(index, name, bool(flags & _IFF_UP and flags & _IFF_LOWER_UP))
+        elif kind == _IFLA_MTU:
+            (mtu,) = U32.unpack(payload)
+            break  # the kernel tells it after the name
+    return Link(index, name, bool(flags & _IFF_UP and flags & _IFF_LOWER_UP), mtu)
 
 
 def parse_address(data: bytes, start: int, end: int) -> LocalAddress | None:

@@ -38,7 +38,7 @@ _ADDRESS_KINDS: Final = range(2, 6)  # RTN_LOCAL, _BROADCAST, _ANYCAST, _MULTICA
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
-    """A link appeared, went, was renamed, or lost or got its carrier, perhaps all that and back again."""
+    """A link appeared, went, was renamed, got another MTU, or lost or got its carrier, perhaps all that and back."""
 
     interface: int  # ifindex
     name: str
