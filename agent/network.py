@@ -24,9 +24,9 @@ class NodeNetwork:
 
     def take(self, batch: Batch) -> None:
         """Take over what changed."""
-        self.around.take(batch)
+        if self.around.take(batch):
+            self.mtu.wake()
         self.nat.refresh()
-        self.mtu.wake()
 
     @property
     def problems(self) -> list[str]:

@@ -44,18 +44,22 @@ class Surroundings:
         """Addresses of pods anywhere in the cluster."""
         return (*self.network.pod_cidrs, *(cidr for node in self.nodes.values() for cidr in node.pod_cidrs))
 
-    def take(self, batch: Batch) -> None:
-        """Take over what changed."""
+    def take(self, batch: Batch) -> bool:
+        """Take over what changed; whether nodes or settings are among it, or all there is has been read now."""
+        before = (self.is_synced, len(self.nodes), self.network)
+        is_about_nodes = False
         for key, item in batch.changed.items():
             if isinstance(item, PolicyObject):
                 self._take_policy_object(key, item.value)
             elif isinstance(item, Node):
+                is_about_nodes |= self.nodes.get(item.name) != item
                 self.nodes[item.name] = item
             elif isinstance(item, NetworkConfiguration):
                 self.network = item.spec
         for key in batch.deleted:
             self._forget(key)
         self.is_synced |= batch.is_synced
+        return is_about_nodes or before != (self.is_synced, len(self.nodes), self.network)
 
     def _take_policy_object(self, key: Key, value: object) -> None:
         if isinstance(value, Namespace):

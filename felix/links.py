@@ -55,7 +55,8 @@ def parse_link(data: bytes, start: int, end: int) -> Link | None:
             name = payload.rstrip(b"\0").decode(errors="replace")
         elif kind == _IFLA_MTU:
             (mtu,) = U32.unpack(payload)
-            break  # the kernel tells it after the name
+        if name and mtu:
+            break
     return Link(index, name, bool(flags & _IFF_UP and flags & _IFF_LOWER_UP), mtu)
 
 

@@ -28,7 +28,7 @@ OWN, OTHER_END = bytes.fromhex("0800 0200 0a000001"), bytes.fromhex("0800 0100 0
 def test_a_link_is_read_as_the_kernel_packs_it() -> None:
     before = b"before"
     data = before + UP_AND_LOWER_UP + MTU + NAME
-    assert parse_link(data, len(before), len(data)) == Link(7, "eth0", is_up=True)
+    assert parse_link(data, len(before), len(data)) == Link(7, "eth0", is_up=True, mtu=1500)
 
 
 def test_a_name_that_is_no_text_is_no_error() -> None:
@@ -83,7 +83,7 @@ async def test_links_are_those_that_ip_shows(node: Node) -> None:
     node.ip("link set fifteen_letters up")
     node.ip("link set fifteen_letters master br0")  # the kernel has more news of a bridge's ports
     shown = {
-        row["ifindex"]: Link(row["ifindex"], row["ifname"], {"UP", "LOWER_UP"} <= set(row["flags"]))
+        row["ifindex"]: Link(row["ifindex"], row["ifname"], {"UP", "LOWER_UP"} <= set(row["flags"]), row["mtu"])
         for row in node.ip_json("link show")
     }
     found = await links.links()

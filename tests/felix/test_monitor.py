@@ -108,8 +108,13 @@ async def test_a_flap_between_two_looks_is_still_told(listener: Listener, node: 
     assert LinkChanged(10, "a0", is_up=True) in await listener.until_mark(node, 2)
 
 
-async def test_what_does_not_change_whether_a_link_carries_is_not_told(listener: Listener, node: Node) -> None:
+async def test_another_mtu_of_a_link_is_told(listener: Listener, node: Node) -> None:
     node.ip("link set a0 mtu 1400")
+    assert LinkChanged(10, "a0", is_up=True) in await listener.until_mark(node, 2)
+
+
+async def test_what_matters_neither_to_routes_nor_to_mtu_is_not_told(listener: Listener, node: Node) -> None:
+    node.ip("link set a0 txqueuelen 7")
     heard = await listener.until_mark(node, 2)
     assert not [event for event in heard if isinstance(event, LinkChanged)]
 
