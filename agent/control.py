@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from agent.draining import DrainError, Draining
 from agent.metrics import REGISTRY
+from agent.pathfinder import PathFinder, PathQuestion
 from agent.policy_cluster import QuestionError
 from agent.view import View
 from inet.prefix import Family, Prefix
 
+FAMILIES: Final = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}
 FOLLOWER_PROBE_S: Final = 10.0
 
 _encode = msgspec.json.Encoder().encode
@@ -45,7 +48,7 @@ class _DrainQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
-def control_app(view: View, draining: Draining) -> web.Application:
+def control_app(view: View, draining: Draining, paths: PathFinder) -> web.Application:
     """Return what the unix socket serves."""
 
     async def explain(request: web.Request) -> web.Response:
@@ -57,7 +60,7 @@ def control_app(view: View, draining: Draining) -> web.Application:
 
     async def explain_policy(request: web.Request) -> web.Response:
         asked = request.query
-        family = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}.get(asked.get("family", ""))
+        family = FAMILIES.get(asked.get("family", ""))
         try:
             story = await view.policy.explain(asked.get("from", ""), asked.get("to", ""), asked.get("port", ""), family)
         except QuestionError as error:
@@ -91,10 +94,27 @@ def control_app(view: View, draining: Draining) -> web.Application:
             web.get("/v1/policy/explain", explain_policy),
             web.get("/v1/drops", _answer(lambda: list(view.drops.recent))),
             web.get("/v1/drops/follow", follow_drops),
+            web.get("/v1/path", functools.partial(_path, paths)),
             *_drain_routes(view, draining),
         ]
     )
     return app
+
+
+async def _path(paths: PathFinder, request: web.Request) -> web.Response:
+    asked = request.query
+    source_port = asked.get("sourcePort", "0")
+    question = PathQuestion(
+        asked.get("from", ""),
+        asked.get("to", ""),
+        asked.get("port", ""),
+        int(source_port) if source_port.isdecimal() else 0,
+        FAMILIES.get(asked.get("family", "")),
+    )
+    try:
+        return _json(await paths.facts(question))
+    except (QuestionError, OSError) as error:
+        return _json({"error": str(error)}, 400)
 
 
 def _drain_routes(view: View, draining: Draining) -> list[web.RouteDef]:
@@ -135,10 +155,12 @@ def health_app(view: View) -> web.Application:
 
 
 @contextlib.asynccontextmanager
-async def serve(view: View, draining: Draining, socket: Path, listen: tuple[str, int] | None) -> AsyncIterator[None]:
+async def serve(
+    view: View, draining: Draining, paths: PathFinder, socket: Path, listen: tuple[str, int] | None
+) -> AsyncIterator[None]:
     """Serve until the block ends. Raises OSError where an address cannot be had."""
     async with contextlib.AsyncExitStack() as stack:
-        control = await start_runner(stack, control_app(view, draining))
+        control = await start_runner(stack, control_app(view, draining, paths))
         with only_owner():
             await web.UnixSite(control, str(socket)).start()
         stack.callback(socket.unlink, missing_ok=True)

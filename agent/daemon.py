@@ -27,6 +27,7 @@ from agent.objects.kinds import OWN_NAMESPACE, Keyed
 from agent.objects.model import Key
 from agent.objects.policy_objects import PolicyObject
 from agent.objects.problem import Problem
+from agent.pathfinder import PathFinder
 from agent.policy_kernel import open_policy_kernel
 from agent.routing import Routing
 from agent.source import Report, Source, open_directory, open_kubernetes
@@ -195,7 +196,8 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         network.mtu.on_change(cni.wake)
         view = View(options.node, routing, policy, drops, datastore)
         metrics.REGISTRY.register(StateCollector(view))
-        await stack.enter_async_context(serve(view, draining, options.run_dir / "agent.sock", options.listen))
+        paths = PathFinder(view, routing)
+        await stack.enter_async_context(serve(view, draining, paths, options.run_dir / "agent.sock", options.listen))
         yield Agent(
             options.node,
             datastore,

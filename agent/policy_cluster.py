@@ -23,6 +23,8 @@ from policy.objects import PROTOCOLS, Node, Pod
 from policy.policies import Policy
 from policy.resident import Resident
 
+_ICMP: Final = 1  # rules see no difference to ICMPv6: those that name a port match neither
+
 
 class QuestionError(Exception):
     """A question that cannot be answered; the text says why."""
@@ -41,7 +43,9 @@ class Place:
 
 
 def parse_port(text: str) -> tuple[int | None, int]:
-    """Read 5432/TCP, 53/udp or 80 (of TCP): port and protocol number. Raises QuestionError."""
+    """Read 5432/TCP, 53/udp, 80 (of TCP) or ICMP: port and protocol number. Raises QuestionError."""
+    if text.upper() == "ICMP":
+        return None, _ICMP
     port, _, protocol = text.partition("/")
     number = PROTOCOLS.get((protocol or "TCP").upper())
     if number is None or not port.isdecimal() or not 0 < int(port) < 65536:

@@ -173,6 +173,20 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     drain: DrainReport = DrainReport()
 
 
+class NodeSummary(msgspec.Struct, rename="camel", frozen=True):
+    """One node in a line, as `tortie status --all-nodes` has it."""
+
+    node: str
+    ready: bool
+    local_asn: int | None = msgspec.field(name="localASN")
+    sessions_established: int
+    sessions_configured: int
+    routes_installed: int
+    routes_refused: int
+    drain: str  # Draining, Drained or ""
+    note: str  # what is wrong, or worth knowing
+
+
 def timestamp(seconds: float) -> str:
     """Return a wall-clock time as RFC 3339 has it."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -181,12 +181,13 @@ class View:
         return InstalledRoute(
             prefix=str(row.destination),
             via=["blackhole"] if row.kind is Kind.BLACKHOLE else [_hop(hop) for hop in row.next_hops],
-            origin=self._origin(row.destination),
+            origin=self.origin(row.destination),
             state=state,
             age_seconds=None if row.since is None else time.monotonic() - row.since,
         )
 
-    def _origin(self, prefix: Prefix) -> str:
+    def origin(self, prefix: Prefix) -> str:
+        """Say where a route of ours comes from."""
         if prefix in self._routing.own_prefixes:
             return "own pod CIDR"
         choice = self._routing.rib.chosen().get(prefix)

@@ -24,6 +24,7 @@ _HASH_POLICY: Final = {
     Family.IPV4: Path("/proc/sys/net/ipv4/fib_multipath_hash_policy"),
     Family.IPV6: Path("/proc/sys/net/ipv6/fib_multipath_hash_policy"),
 }
+_FORWARDING6: Final = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 _BY_ADDRESSES, _BY_PORTS = 0, 1
 _LOCAL: Final = 2  # RTN_LOCAL
 
@@ -38,6 +39,12 @@ _REASONS: Final = {
     errno.ENETUNREACH: "there is no route",
 }
 _BAD_SOURCE: Final = "its source is not to be believed on the link it comes in by (rp_filter): packets are dropped"
+_NO_FORWARDING: Final = "nothing is forwarded from the link it comes in by (sysctl net.ipv{}.conf.*.forwarding)"
+_OF_ARRIVALS: Final = {
+    errno.EINVAL: _BAD_SOURCE,
+    errno.EXDEV: _BAD_SOURCE,
+    errno.EHOSTUNREACH: _NO_FORWARDING.format(4),
+}
 
 
 class Flow(NamedTuple):
@@ -99,6 +106,8 @@ class FlowLookup:
             return answer
         if not ways:
             return answer._replace(error="every way of the route is over a link that is down")
+        if flow.interface and len(flow.destination) == 16 and _reads(_FORWARDING6) == 0:
+            return answer._replace(error=_NO_FORWARDING.format(6))  # which an IPv6 lookup does not look at
         taken = path.hops[0] if path.hops and (len(ways) == 1 or _is_told(flow)) else None
         return answer._replace(taken=_same(taken, ways) if taken else None)
 
@@ -110,11 +119,11 @@ class FlowLookup:
         return neighbours.state(self._netlink, hop.gateway or destination, hop.interface)
 
     def _reason(self, flow: Flow, error: OSError) -> str:
-        """Return why a lookup failed. Of a packet that came in, EINVAL may be about its source too."""
-        if flow.interface and error.errno in {errno.EINVAL, errno.EXDEV}:
+        """Return why a lookup failed. Of a packet that came in, it may be about its source or its link too."""
+        if flow.interface and error.errno in _OF_ARRIVALS:
             with contextlib.suppress(OSError):
                 self._ask(flow._replace(interface=0, source=b""), fib_match=False)
-                return _BAD_SOURCE
+                return _OF_ARRIVALS[error.errno or 0]
         return _REASONS.get(error.errno or 0, error.strerror or str(error))
 
     def _ask(self, flow: Flow, *, fib_match: bool) -> KernelRoute:
@@ -133,14 +142,18 @@ class FlowLookup:
 def _is_told(flow: Flow) -> bool:
     """Whether everything is given that the kernel chooses by among equal ways."""
     family = Family.IPV4 if len(flow.destination) == 4 else Family.IPV6
-    try:
-        policy = int(_HASH_POLICY[family].read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return False
+    policy = _reads(_HASH_POLICY[family])
     if policy == _BY_ADDRESSES:
         # IPv6 hashes the flow label too, which every connection has one of its own of.
         return family is Family.IPV4 and bool(flow.source)
     return policy == _BY_PORTS and bool(flow.source and flow.protocol and flow.source_port and flow.port)
+
+
+def _reads(sysctl: Path) -> int | None:
+    try:
+        return int(sysctl.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _same(taken: NextHop, ways: tuple[NextHop, ...]) -> NextHop:

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from agent.cli.client import RefusedError, UnreachableError, socket_path, tell
+from agent.cli.everywhere import everywhere
 from agent.cli.output import Format, OutputOption, SocketOption, fail, print_json
 from agent.report import DrainReport
 
 
+@everywhere()
 def drain(
     wait_s: Annotated[
         float,
@@ -36,6 +38,7 @@ def drain(
         fail(str(error))
 
 
+@everywhere()
 def undrain(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
     """Take `tortie drain` back: announce as ever.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.text import Text
 
 from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
+from agent.cli.everywhere import Survey, everywhere
 from agent.cli.output import (
     FOUND,
     OK,
@@ -26,10 +29,14 @@ from agent.report import (
     Explanation,
     FamilyCounts,
     InstalledRoute,
+    NodeSummary,
     PeerReport,
     PolicyReport,
     StatusReport,
 )
+
+if TYPE_CHECKING:
+    from agent.objects.node_routing_status import NodeRoutingStatus
 
 T = TypeVar("T")
 routes = typer.Typer(no_args_is_help=True, help="Routes: heard from peers, told to them, in the kernel, and why.")
@@ -42,6 +49,64 @@ def _ask(socket: SocketOption, what: str, answer: type[T], **query: str) -> T:
         fail(str(error))
 
 
+def _summarize(report: StatusReport) -> NodeSummary:
+    notes = [f"{each.reason}: {each.message}" for each in report.conditions if (each.type == "Ready") != report.ready]
+    return NodeSummary(
+        node=report.node,
+        ready=report.ready,
+        local_asn=report.local_asn,
+        sessions_established=report.sessions_established,
+        sessions_configured=report.sessions_configured,
+        routes_installed=report.routes_installed,
+        routes_refused=report.routes_refused,
+        drain=report.drain.state,
+        note="; ".join([*notes, *report.problems]),
+    )
+
+
+def _summary_of_record(record: NodeRoutingStatus) -> NodeSummary:
+    said = record.status
+    ready = any(each.type == "Ready" and each.status == "True" for each in said.conditions)
+    return NodeSummary(
+        node=record.name,
+        ready=ready,
+        local_asn=said.local_asn,
+        sessions_established=sum(each.state == "Established" for each in said.sessions),
+        sessions_configured=len(said.sessions),
+        routes_installed=said.routes.installed,
+        routes_refused=said.routes.refused,
+        drain=said.drain.state if said.drain else "",
+        note="; ".join(f"{each.reason}: {each.message}" for each in said.conditions if (each.type == "Ready") != ready),
+    )
+
+
+def _show_summaries(answers: Sequence[tuple[str, NodeSummary]]) -> None:
+    print_table(
+        ["Node", "Ready", "Local AS", "Sessions", "Routes", "Drain", "Note"],
+        [
+            [
+                node,
+                Text("yes", "green") if it.ready else Text("no", "red"),
+                str(it.local_asn or "-"),
+                f"{it.sessions_established} of {it.sessions_configured}",
+                f"{it.routes_installed}" + (f", {it.routes_refused} refused" if it.routes_refused else ""),
+                it.drain,
+                it.note,
+            ]
+            for node, it in answers
+        ],
+    )
+
+
+@everywhere(
+    Survey(
+        StatusReport,
+        _show_summaries,
+        digest=_summarize,
+        from_record=_summary_of_record,
+        is_fine=lambda summary: summary.ready,
+    )
+)
 def status(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
     """Show whether the node can carry pods, and if not, why.
 
@@ -93,6 +158,44 @@ def _policy(policy: PolicyReport) -> str:
     return f"{words}; in the kernel" if policy.in_kernel else f"{words}; NOT in the kernel: {policy.error}"
 
 
+def _peers_of_record(record: NodeRoutingStatus) -> list[PeerReport]:
+    return [
+        PeerReport(
+            node=record.name,
+            peer=str(each.peer),
+            origin=each.object,
+            local_asn=record.status.local_asn or 0,
+            peer_asn=each.peer_asn or 0,
+            state=each.state,
+            since=each.since.isoformat() if each.since else "",
+            uptime_seconds=time.time() - each.since.timestamp() if each.since and each.state == "Established" else None,
+            reason="" if each.state == "Established" else each.last_error or "connecting",
+            last_error=each.last_error,
+            flaps=0,
+            router_id="",
+            families=[
+                FamilyCounts(it.family.label, it.received, it.accepted, it.refused, 0, 0, it.announced)
+                for it in each.families
+            ],
+        )
+        for each in record.status.sessions
+    ]
+
+
+def _are_up(reports: Sequence[PeerReport]) -> bool:
+    return all(report.state == "Established" for report in reports)
+
+
+def _show_peers(answers: Sequence[tuple[str, list[PeerReport]]]) -> None:
+    print_table(
+        ["Node", "Local AS", "Peer AS", "Peer Address", "Session State", "Uptime", "Family", "Received",
+         "Accepted", "Advertised", "Note"],
+        [row for _, reports in answers for report in reports for row in _peer_rows(report)],
+        right=["Received", "Accepted", "Advertised"],
+    )  # fmt: skip
+
+
+@everywhere(Survey(list[PeerReport], _show_peers, from_record=_peers_of_record, is_fine=_are_up))
 def peers(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
     """Show every BGP session, and why one is down.
 
@@ -102,13 +205,8 @@ def peers(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> N
     if output is Format.JSON:
         print_json(reports)
     else:
-        print_table(
-            ["Node", "Local AS", "Peer AS", "Peer Address", "Session State", "Uptime", "Family", "Received",
-             "Accepted", "Advertised", "Note"],
-            [row for report in reports for row in _peer_rows(report)],
-            right=["Received", "Accepted", "Advertised"],
-        )  # fmt: skip
-    raise typer.Exit(OK if all(report.state == "Established" for report in reports) else FOUND)
+        _show_peers([("", reports)])
+    raise typer.Exit(OK if _are_up(reports) else FOUND)
 
 
 def _peer_rows(report: PeerReport) -> list[list[str | Text]]:
@@ -139,7 +237,16 @@ def _counts(family: FamilyCounts) -> list[str]:
     return [family.family, *numbers, ", ".join(notes)]
 
 
+def _show_available(answers: Sequence[tuple[str, list[AvailableRoute]]]) -> None:
+    _print_by_node(
+        ["", "Prefix", "Peer", "Next Hop", "AS Path", "Pref", "MED", "Note"],
+        [(node, _path_cells(row)) for node, rows in answers for row in rows],
+        right=["Pref", "MED"],
+    )
+
+
 @routes.command()
+@everywhere(Survey(list[AvailableRoute], _show_available))
 def available(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
     """Show every path heard from peers, and what became of it.
 
@@ -149,11 +256,17 @@ def available(output: OutputOption = Format.TABLE, socket: SocketOption = None) 
     if output is Format.JSON:
         print_json(rows)
         return
-    print_table(
-        ["", "Prefix", "Peer", "Next Hop", "AS Path", "Pref", "MED", "Note"],
-        [[*_path_cells(row)] for row in rows],
-        right=["Pref", "MED"],
-    )
+    _show_available([("", rows)])
+
+
+def _print_by_node(
+    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str | Text]]], *, right: Sequence[str] = ()
+) -> None:
+    """Print rows with the node they are of, where they are of several."""
+    if any(node for node, _ in rows):
+        print_table(["Node", *columns], [[node, *row] for node, row in rows], right=right)
+    else:
+        print_table(columns, [row for _, row in rows], right=right)
 
 
 def _path_cells(row: AvailableRoute) -> list[str]:
@@ -163,7 +276,19 @@ def _path_cells(row: AvailableRoute) -> list[str]:
     return ["*" if row.used else "", row.prefix, row.peer, row.next_hop, path, str(row.local_preference), med, note]
 
 
+def _show_advertised(answers: Sequence[tuple[str, list[AdvertisedRoute]]]) -> None:
+    _print_by_node(
+        ["Prefix", "Peer", "Next Hop", "AS Path", "Communities"],
+        [
+            (node, [row.prefix, row.peer, row.next_hop, " ".join(map(str, row.as_path)), " ".join(row.communities)])
+            for node, rows in answers
+            for row in rows
+        ],
+    )
+
+
 @routes.command()
+@everywhere(Survey(list[AdvertisedRoute], _show_advertised))
 def advertised(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
     """Show what is announced to each peer.
 
@@ -173,16 +298,16 @@ def advertised(output: OutputOption = Format.TABLE, socket: SocketOption = None)
     if output is Format.JSON:
         print_json(rows)
         return
-    print_table(
-        ["Prefix", "Peer", "Next Hop", "AS Path", "Communities"],
-        [
-            [row.prefix, row.peer, row.next_hop, " ".join(map(str, row.as_path)), " ".join(row.communities)]
-            for row in rows
-        ],
-    )
+    _show_advertised([("", rows)])
+
+
+def _show_installed(answers: Sequence[tuple[str, list[InstalledRoute]]]) -> None:
+    rows = [(node, _installed_cells(row)) for node, rows in answers for row in rows]
+    _print_by_node(["Prefix", "Via", "Age", "Origin", "State"], rows)
 
 
 @routes.command()
+@everywhere(Survey(list[InstalledRoute], _show_installed))
 def installed(output: OutputOption = Format.TABLE, socket: SocketOption = None) -> None:
     """Show our routes and their state in the kernel.
 
@@ -192,7 +317,7 @@ def installed(output: OutputOption = Format.TABLE, socket: SocketOption = None) 
     if output is Format.JSON:
         print_json(rows)
     else:
-        print_table(["Prefix", "Via", "Age", "Origin", "State"], [_installed_cells(row) for row in rows])
+        _show_installed([("", rows)])
     raise typer.Exit(OK if all(row.state.startswith(("in kernel", "shadowed")) for row in rows) else FOUND)
 
 
@@ -201,7 +326,14 @@ def _installed_cells(row: InstalledRoute) -> list[str | Text]:
     return [row.prefix, ", ".join(row.via), duration(row.age_seconds), row.origin, state]
 
 
+def _show_explanations(answers: Sequence[tuple[str, Explanation]]) -> None:
+    for node, answer in answers:
+        console().print(Text(f"{node}:", "bold"))
+        _show_explanation(answer)
+
+
 @routes.command()
+@everywhere(Survey(Explanation, _show_explanations))
 def explain(
     prefix: Annotated[str, typer.Argument(help="A prefix such as 10.42.1.0/24.")],
     output: OutputOption = Format.TABLE,
@@ -216,17 +348,20 @@ def explain(
     if output is Format.JSON:
         print_json(answer)
     else:
-        out = console()
-        out.print(
-            f"{answer.prefix}, {len(answer.paths)} paths, {used} used" + (f": {answer.note}" if answer.note else "")
-        )
-        print_table(
-            ["", "Peer", "Origin", "Next Hop", "AS Path", "Pref", "MED", "Note"],
-            [[cells[0], cells[2], row.origin, *cells[3:]] for row in answer.paths for cells in [_path_cells(row)]],
-            right=["Pref", "MED"],
-        )
-        if answer.route is not None:
-            age = duration(answer.route.age_seconds)
-            out.print(f"kernel: {', '.join(answer.route.via)}; {answer.route.state}, since {age}")
-        out.print(f"announced to: {', '.join(answer.advertised_to) or 'nobody'}")
+        _show_explanation(answer)
     raise typer.Exit(OK if used or answer.route else FOUND)
+
+
+def _show_explanation(answer: Explanation) -> None:
+    out = console()
+    used = sum(path.used for path in answer.paths)
+    out.print(f"{answer.prefix}, {len(answer.paths)} paths, {used} used" + (f": {answer.note}" if answer.note else ""))
+    print_table(
+        ["", "Peer", "Origin", "Next Hop", "AS Path", "Pref", "MED", "Note"],
+        [[cells[0], cells[2], row.origin, *cells[3:]] for row in answer.paths for cells in [_path_cells(row)]],
+        right=["Pref", "MED"],
+    )
+    if answer.route is not None:
+        age = duration(answer.route.age_seconds)
+        out.print(f"kernel: {', '.join(answer.route.via)}; {answer.route.state}, since {age}")
+    out.print(f"announced to: {', '.join(answer.advertised_to) or 'nobody'}")

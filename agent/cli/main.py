@@ -13,6 +13,7 @@ from agent.cli import lab, look, policy
 from agent.cli.drain import drain, undrain
 from agent.cli.drops import drops
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
+from agent.cli.path import path
 
 LOOK, WHY, CHANGE, RUN = "Look", "Ask why", "Change", "Run"
 
@@ -29,6 +30,7 @@ config = typer.Typer(no_args_is_help=True, help="Look over manifests before they
 app.command(rich_help_panel=LOOK)(look.status)
 app.command(rich_help_panel=LOOK)(look.peers)
 app.add_typer(look.routes, name="routes", rich_help_panel=LOOK)
+app.command(rich_help_panel=LOOK)(path)
 app.command(rich_help_panel=LOOK)(drops)
 app.add_typer(policy.app, name="policy", rich_help_panel=WHY)
 app.command(rich_help_panel=CHANGE)(drain)

@@ -102,7 +102,7 @@ class Lab:
         own_programs = Path(sys.executable).parent
         settings = [f"PATH={own_programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"]
         if directory.exists():
-            settings.append(f"TORTIE_SOCKET={directory}/agent.sock")
+            settings += [f"TORTIE_SOCKET={directory}/agent.sock", f"TORTIE_LAB={self.name}"]
         return inside(self.plan.machines[machine].namespace, ["env", *settings, *argv], self._names())
 
     async def run(self, machine: str, *argv: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import aiohttp
@@ -14,11 +15,20 @@ from agent.datastore.fake import FakeDatastore
 from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
+from agent.pathfinder import PathFinder
 from agent.report import DrainReport, Explanation, InstalledRoute, PeerReport, StatusReport
 from agent.view import View
 from inet.prefix import Family
 from policy.compiler import Engine
 from tests.agent.routing_world import World, running
+
+
+def served(
+    world: World, datastore: FakeDatastore, directory: Path, listen: tuple[str, int] | None
+) -> AbstractAsyncContextManager[None]:
+    view = View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore)
+    draining = Draining(world.routing, directory / "drain.json")
+    return serve(view, draining, PathFinder(view, world.routing), directory / "agent.sock", listen)
 
 
 @pytest.fixture
@@ -30,12 +40,7 @@ async def socket(tmp_path: Path) -> AsyncIterator[Path]:
         await world.hear(2, [world.cidr(2)])
         datastore = FakeDatastore()
         datastore.listed()
-        async with serve(
-            View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore),
-            Draining(world.routing, tmp_path / "drain.json"),
-            tmp_path / "agent.sock",
-            ("127.0.0.1", 0),
-        ):
+        async with served(world, datastore, tmp_path, ("127.0.0.1", 0)):
             yield tmp_path / "agent.sock"
 
 
@@ -82,12 +87,7 @@ async def test_health_readiness_and_metrics_are_served(socket: Path) -> None:
 
 async def test_an_unready_node_answers_503_with_the_reason(tmp_path: Path) -> None:
     async with running(World(Family.IPV4)) as world:
-        async with serve(
-            View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), FakeDatastore()),
-            Draining(world.routing, tmp_path / "drain.json"),
-            tmp_path / "agent.sock",
-            None,
-        ):
+        async with served(world, FakeDatastore(), tmp_path, None):
             assert await get(tmp_path / "agent.sock", "/readyz") == (
                 503,
                 "NotSynced: the objects have not been read yet; fake: reading\n",

@@ -137,3 +137,16 @@ def test_whether_a_next_hop_answers_is_known(lookup: FlowLookup, node: Node, fam
     assert lookup.neighbour(hop, b"") == "permanent"
     direct = NextHop(b"", hop.interface)
     assert lookup.neighbour(direct, hop.gateway) == "permanent"
+
+
+def test_a_packet_that_nobody_would_forward_is_said(lookup: FlowLookup, node: Node, family: Family) -> None:
+    node.ip(f"route add {NET[family]} via {ip_address(node.hop(family, 1).gateway)}")
+    version = "ipv4" if family is Family.IPV4 else "ipv6"
+    for name in ("all", "a0"):
+        Path(f"/proc/sys/net/{version}/conf/{name}/forwarding").write_text("0")
+    source = node.hop(family, 0).gateway
+    arriving = Flow(FAR[family], source, interface=node.interface(0))
+    assert "nothing is forwarded" in lookup.route(arriving).error
+    for name in ("all", "a0"):
+        Path(f"/proc/sys/net/{version}/conf/{name}/forwarding").write_text("1")
+    assert lookup.route(arriving).error == ""

@@ -1,0 +1,78 @@
+"""Every node of a cluster, asked from one place: one Protocol, so that a lab and a Kubernetes cluster are the same.
+
+A node is asked by running `tortie` on it: what works there by hand works from here, in the same words and with the same
+exit status, and there is no second protocol to keep secure. What nodes write down about themselves anyway is read from
+where they write it, without asking each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from agent.objects.node_routing_status import NodeRoutingStatus
+
+AT_ONCE: Final = 16
+"""How many nodes are asked side by side."""
+
+DEADLINE_S: Final = 60.0
+"""How long one node may take to answer."""
+
+
+class FleetError(Exception):
+    """The cluster cannot be asked at all; the text says why and what to do."""
+
+
+class NodeUnreachableError(Exception):
+    """One node cannot be asked; the text says why."""
+
+
+class Outcome(NamedTuple):
+    """What a command on a node came to. `complaint` is what it wrote to standard error."""
+
+    status: int
+    output: bytes
+    complaint: str = ""
+
+
+class Fleet(Protocol):
+    """A cluster's nodes. `name` is for people: lab two-racks, cluster prod."""
+
+    @property
+    def name(self) -> str:
+        """What is asked, for people."""
+
+    async def nodes(self) -> Mapping[str, str]:
+        """Return all nodes in order, each with why its agent cannot be asked, empty if it can. Raises FleetError."""
+
+    async def node_of(self, end: str) -> str:
+        """Return the node that a pod is on (NAMESPACE/NAME or NAME), empty if nobody knows. Raises FleetError."""
+
+    async def recorded(self) -> Sequence[NodeRoutingStatus] | None:
+        """Return what the agents wrote down of themselves; None where they do not. Raises FleetError."""
+
+    async def run(self, node: str, words: Sequence[str]) -> Outcome:
+        """Run `tortie WORDS` on a node. Raises NodeUnreachableError."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+async def ask_all(
+    fleet: Fleet, nodes: Sequence[str], words: Sequence[str]
+) -> Mapping[str, Outcome | NodeUnreachableError]:
+    """Run the same on many nodes, a few at a time, each within its deadline; in the order of `nodes`."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(node: str) -> Outcome | NodeUnreachableError:
+        async with turns:
+            try:
+                async with asyncio.timeout(DEADLINE_S):
+                    return await fleet.run(node, words)
+            except NodeUnreachableError as error:
+                return error
+            except TimeoutError:
+                return NodeUnreachableError(f"no answer within {DEADLINE_S:.0f} s")
+
+    return dict(zip(nodes, await asyncio.gather(*map(ask, nodes)), strict=True))

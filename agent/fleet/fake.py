@@ -1,0 +1,59 @@
+"""A cluster for tests: answers as they are told to it, nodes that cannot be reached, and what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from agent.fleet import FleetError, NodeUnreachableError, Outcome
+from agent.objects.node_routing_status import NodeRoutingStatus
+
+
+class FakeFleet:
+    """See `agent.fleet.Fleet`. `answers` has what each node says to whatever it is asked, or why it cannot be."""
+
+    name = "fake cluster"
+
+    def __init__(
+        self,
+        answers: Mapping[str, Outcome | str],
+        *,
+        pods: Mapping[str, str] | None = None,
+        recorded: Sequence[NodeRoutingStatus] | None = None,
+    ) -> None:
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+        self.error = ""  # why nothing can be asked at all
+        self.is_closed = False
+        self._answers = answers
+        self._pods = pods or {}
+        self._recorded = recorded
+
+    async def nodes(self) -> Mapping[str, str]:
+        """Return the nodes there are answers of."""
+        self._check()
+        return {node: answer if isinstance(answer, str) else "" for node, answer in sorted(self._answers.items())}
+
+    async def node_of(self, end: str) -> str:
+        """Return the node of a pod."""
+        self._check()
+        return self._pods.get(end, "")
+
+    async def recorded(self) -> Sequence[NodeRoutingStatus] | None:
+        """Return what was given."""
+        self._check()
+        return self._recorded
+
+    async def run(self, node: str, words: Sequence[str]) -> Outcome:
+        """Return what the node was given to say."""
+        self.asked.append((node, tuple(words)))
+        answer = self._answers.get(node, "there is no such node")
+        if isinstance(answer, str):
+            raise NodeUnreachableError(answer)
+        return answer
+
+    async def close(self) -> None:
+        """Note that it was closed."""
+        self.is_closed = True
+
+    def _check(self) -> None:
+        if self.error:
+            raise FleetError(self.error)

@@ -1,0 +1,176 @@
+"""What this node knows of a packet, for `tortie path`: who its ends are, what policy says, and the kernel's own word.
+
+The kernel is asked as if the packet came in by the link it would come in by, so that what it would do to it (a source
+it does not believe, a link it does not forward from) shows. Nothing is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Final
+
+import msgspec
+
+from agent.drops import DropWatch
+from agent.path import ends_of
+from agent.pathreport import End, LinkFacts, NodeFacts, RouteFacts, WayFacts
+from agent.routing import Routing
+from agent.view import View
+from felix.devices import Device, Devices
+from felix.flow import Flow, FlowLookup, FlowRoute
+from felix.podinterfaces import pod_links
+from felix.protocol import protocol_name
+from felix.route import PROTOCOL, NextHop
+from inet.prefix import Family, Prefix
+from policy.objects import PROTOCOLS
+
+_RECENT_S: Final = 60.0
+_ICMP: Final = {Family.IPV4: 1, Family.IPV6: 58}
+_TUNNELS: Final = frozenset({"vxlan", "geneve", "ipip", "ip6tnl", "sit", "gre", "ip6gre", "wireguard"})
+
+
+class PathQuestion(msgspec.Struct, frozen=True):
+    """A packet, as people name it."""
+
+    source: str
+    destination: str
+    port: str = ""  # 5432/TCP; empty: a ping
+    source_port: int = 0  # 0: any
+    family: Family | None = None  # None: the first that both ends have
+
+
+class PathFinder:
+    """Finds out for one node."""
+
+    def __init__(self, view: View, routing: Routing) -> None:
+        self._view = view
+        self._routing = routing
+
+    async def facts(self, question: PathQuestion) -> NodeFacts:
+        """Return what this node knows of a packet. Raises QuestionError where it does not know an end, or OSError."""
+        policy = self._view.policy
+        story = await policy.explain(question.source, question.destination, question.port or "ICMP", question.family)
+        source, destination = ends_of(story)
+        packed = ip_address(source.address).packed, ip_address(destination.address).packed
+        here = self._view.node
+        own = [each for end, each in zip((source, destination), packed, strict=True) if _is_pod_of(end, here)]
+        links = await pod_links(own) if own else {}
+        family = Family.IPV4 if len(packed[0]) == 4 else Family.IPV6
+        protocol = PROTOCOLS.get(story.protocol, _ICMP[family])
+        there = Flow(packed[1], packed[0], 0, protocol, question.source_port, story.port or 0)
+        back = Flow(packed[0], packed[1], links.get(packed[1], 0), protocol)
+        with ExitStack() as stack:
+            look = _Look(stack.enter_context(closing(FlowLookup())), stack.enter_context(closing(Devices())))
+            way_back = look.flows.route(back if destination.node == here else Flow(packed[0]))
+            arriving = links.get(packed[0], 0)
+            if source.node != here and way_back.ways:
+                arriving = way_back.ways[0].interface
+            forward = there._replace(
+                interface=arriving, source=there.source if arriving or source.node == here else b""
+            )
+            return NodeFacts(
+                node=here,
+                source=source,
+                destination=destination,
+                source_link=look.link(links.get(packed[0])),
+                destination_link=look.link(links.get(packed[1])),
+                route=self._route(look, look.flows.route(forward), packed[1]),
+                back=self._route(look, way_back, packed[0]),
+                policy=story,
+                policy_error=policy.error,
+                drops=_recent(self._view.drops, source, destination, story.port),
+            )
+
+    def _route(self, look: _Look, route: FlowRoute, destination: bytes) -> RouteFacts:
+        prefix, is_ours = route.prefix, route.protocol == PROTOCOL
+        peers = self._peers(prefix) if prefix is not None and is_ours else {}
+        return RouteFacts(
+            prefix=str(prefix) if prefix is not None else "",
+            kind=route.kind,
+            owner=protocol_name(route.protocol) if route.protocol else "",
+            metric=route.metric,
+            origin=self._view.origin(prefix) if prefix is not None and is_ours else "",
+            ways=tuple(self._way(look, way, destination, route.mtu, peers) for way in route.ways),
+            taken=route.ways.index(route.taken) if route.taken in route.ways else None,
+            error=route.error,
+        )
+
+    def _way(
+        self, look: _Look, way: NextHop, destination: bytes, route_mtu: int, peers: Mapping[NextHop, str]
+    ) -> WayFacts:
+        device = look.device(way.interface)
+        mtus = [mtu for mtu in (route_mtu, device.mtu if device else 0) if mtu]
+        gateway = ip_address(way.gateway) if way.gateway else None
+        plan = self._routing.plan
+        return WayFacts(
+            interface=device.name if device else f"link {way.interface}, gone",
+            gateway=str(gateway) if gateway else "",
+            node=plan.ownership.addresses.get(gateway, "") if plan and gateway else "",
+            mtu=min(mtus, default=0),
+            peer=peers.get(way, ""),
+            neighbour=look.neighbour(way, destination),
+            tunnel=f"through {device.kind} {device.name}" if device and device.kind in _TUNNELS else "",
+        )
+
+    def _peers(self, prefix: Prefix) -> dict[NextHop, str]:
+        """Whose path each next hop is of."""
+        found: dict[NextHop, str] = {}
+        for candidate in self._routing.rib.explain(prefix):
+            peer = self._routing.peers.get(candidate.path.source.peer)
+            if candidate.used and peer is not None:
+                for hop in self._routing.forwarding.hops([candidate.path]):
+                    found.setdefault(hop, peer.planned.session.origin)
+        return found
+
+
+class _Look:
+    """The kernel, asked for one question."""
+
+    def __init__(self, flows: FlowLookup, devices: Devices) -> None:
+        self.flows = flows
+        self._devices = devices
+
+    def device(self, interface: int) -> Device | None:
+        try:
+            return self._devices.get(interface)
+        except OSError:
+            return None
+
+    def link(self, interface: int | None) -> LinkFacts | None:
+        device = self.device(interface) if interface else None
+        if device is None:
+            return None
+        inner = self._devices.other_end(device)
+        return LinkFacts(
+            name=device.name,
+            kind=device.kind,
+            mtu=device.mtu,
+            is_up=device.is_up and device.has_carrier,
+            inner=inner.name if inner else "",
+            inner_mtu=inner.mtu if inner else 0,
+        )
+
+    def neighbour(self, way: NextHop, destination: bytes) -> str:
+        try:
+            return self.flows.neighbour(way, destination)
+        except OSError:
+            return ""
+
+
+def _is_pod_of(end: End, node: str) -> bool:
+    return end.kind == "Pod" and end.node == node
+
+
+def _recent(drops: DropWatch, source: End, destination: End, port: int | None) -> int:
+    """Count packets of this kind that policy dropped here lately."""
+    since = time.time() - _RECENT_S
+    return sum(
+        each.count
+        for each in drops.recent
+        if (each.source_address, each.destination_address, each.port) == (source.address, destination.address, port)
+        and datetime.fromisoformat(each.time).timestamp() >= since
+    )
