@@ -7,12 +7,10 @@ for seconds. The thread bears a name of its own, by which the monitor knows whos
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,8 +24,9 @@ from felix.nft.table import TABLE, Batch, Definition, Refusal, SetShape, Structu
 
 _T = TypeVar("_T")
 
-_CLONE_NEWNET: Final = 0x40000000
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_STAGE: Final = f"{TABLE}_rehearsal"
+_ASLEEP: Final = "flags dormant;"  # to be said each time: a table that is named without it wakes up
+_GONE: Final = (f"table inet {_STAGE} {{ {_ASLEEP} }}", f"delete table inet {_STAGE}")  # whether it was there or not
 
 
 class KernelRuleTable:
@@ -65,9 +64,16 @@ class KernelRuleTable:
         return elements.assemble((row for part in parts for row in part), is_interval=shape.is_interval)
 
     async def rehearse(self, definition: Definition) -> Structure | list[Refusal]:
-        """Return what the kernel would have after `define`: found out in a network namespace made for it."""
-        with ThreadPoolExecutor(max_workers=1) as thread:  # of its own: it never leaves that namespace
-            return await asyncio.get_running_loop().run_in_executor(thread, self._rehearse, definition)
+        """Return what the kernel would have after `define`: found out in a table that sleeps and is gone at once.
+
+        A network namespace made for it would need CAP_SYS_ADMIN, and with that an agent could do anything on its node.
+        """
+        try:
+            refusals = await self._in_worker(lambda: _rehearse(self._context, definition))
+            found = None if refusals else await read_structure(self._reader, _STAGE)
+        finally:
+            await self._in_worker(lambda: self._context.run("\n".join(_GONE)))
+        return refusals or (replace(found, flags=0) if found else Structure({}, {}))
 
     async def define(self, definition: Definition) -> list[Refusal]:
         """Write structure in one transaction; return why it was refused."""
@@ -81,17 +87,17 @@ class KernelRuleTable:
     async def _in_worker(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
-    def _rehearse(self, definition: Definition) -> Structure | list[Refusal]:
-        if _LIBC.unshare(_CLONE_NEWNET):
-            number = ctypes.get_errno()
-            raise OSError(number, f"no network namespace can be made: {os.strerror(number)}")
-        with contextlib.closing(self._library.open()) as context, contextlib.closing(Reader()) as reader:
-            refusals = _define(context, definition)
-            return refusals or asyncio.run(read_structure(reader, TABLE)) or Structure({}, {})
-
 
 def _define(context: Context, definition: Definition) -> list[Refusal]:
-    lines = list(_lines(definition))
+    return _run(context, list(_lines(definition, TABLE, "")))
+
+
+def _rehearse(context: Context, definition: Definition) -> list[Refusal]:
+    return _run(context, [*((line, "") for line in _GONE), *_lines(definition, _STAGE, _ASLEEP)])
+
+
+def _run(context: Context, lines: Sequence[tuple[str, str]]) -> list[Refusal]:
+    """Run lines of text, each with the chain or set it is about, as one transaction."""
     try:
         errors = context.run("".join(f"{line}\n" for line, _ in lines))
     except OSError as error:
@@ -109,18 +115,18 @@ def _requests(batch: Batch) -> Iterator[Request]:
     yield from removals(TABLE, batch.chains_removed, batch.sets_removed)
 
 
-def _lines(definition: Definition) -> Iterator[tuple[str, str]]:
+def _lines(definition: Definition, table: str, flags: str) -> Iterator[tuple[str, str]]:
     """Yield the text of a definition line by line, each with the chain or set it is about."""
-    yield f"table inet {TABLE}", ""
+    yield f"table inet {table} {{ {flags} }}", ""
     for name in definition.maps_emptied:
-        yield f"flush map inet {TABLE} {name}", name
+        yield f"flush map inet {table} {name}", name
     for name in (*definition.chains_emptied, *definition.chains_removed):
-        yield f"flush chain inet {TABLE} {name}", name
+        yield f"flush chain inet {table} {name}", name
     for name in definition.chains_removed:
-        yield f"delete chain inet {TABLE} {name}", name
+        yield f"delete chain inet {table} {name}", name
     for name in definition.sets_removed:
-        yield f"delete {'map' if name in definition.maps_emptied else 'set'} inet {TABLE} {name}", name
-    yield f"table inet {TABLE} {{", ""
+        yield f"delete {'map' if name in definition.maps_emptied else 'set'} inet {table} {name}", name
+    yield f"table inet {table} {{ {flags}", ""
     for name, each in definition.sets.items():
         yield from _block("map" if each.is_map else "set", name, each.text)
     for name, text in definition.chains.items():

@@ -105,5 +105,5 @@ async def _rehearsal(library: Library) -> list[Missing]:
         try:
             await table.rehearse(Definition())
         except OSError as error:
-            return [Missing("rehearsals of rules (CAP_SYS_ADMIN)", error.strerror or str(error))]
+            return [Missing("rehearsals of rules (tables that sleep)", error.strerror or str(error))]
     return []

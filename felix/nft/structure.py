@@ -1,7 +1,7 @@
 """The chains and sets that a network namespace has, read in a form that can be compared (linux/netfilter/nf_tables.h).
 
 Rules are kept as digests of what the kernel says of them, in its own terms, less what changes by itself: handles and
-counters. What the kernel made of a text is known by giving it the text in a namespace where it harms nobody.
+counters. What the kernel made of a text is known by giving it the text in a table that sleeps.
 """
 
 from __future__ import annotations

@@ -118,9 +118,9 @@ class RuleTable(Protocol):
         """
 
     async def rehearse(self, definition: Definition) -> Structure | list[Refusal]:
-        """Return what the kernel would have after `define` on a system without the table. Nothing is written.
+        """Return what the kernel would have after `define` on a system without the table, which stays as it is.
 
-        Raises OSError where no place for a rehearsal can be made.
+        Raises OSError.
         """
 
     async def define(self, definition: Definition) -> list[Refusal]:

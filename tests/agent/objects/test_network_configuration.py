@@ -82,8 +82,10 @@ def test_outgoing_nat_is_taken_as_it_is_said() -> None:
         ),
         (
             "{outgoingNAT: {optOut: [{}]}}",
-            "spec.outgoingNAT.optOut[0]: needs namespaceSelector, podSelector or both; for all pods set "
-            "outgoingNAT.enabled to false",
+            (
+                "spec.outgoingNAT.optOut[0]: needs namespaceSelector, podSelector or both; for all pods set "
+                "outgoingNAT.enabled to false"
+            ),
         ),
         ("{podCidrs: []}", "spec.podCidrs: unknown field; did you mean podCIDRs?"),
         ("{encapsulation: {mode: Never}}", "spec.encapsulation: unknown field"),

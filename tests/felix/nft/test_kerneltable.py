@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from felix.nft.kerneltable import KernelRuleTable
-from felix.nft.table import Definition, SetText
+from felix.nft.table import Definition, SetText, Structure
 
 pytestmark = pytest.mark.kernel
 
@@ -40,7 +41,7 @@ def surroundings() -> tuple[int, int, Path]:
     return threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), home
 
 
-async def test_a_rehearsal_leaves_neither_thread_nor_namespace(
+async def test_a_rehearsal_leaves_neither_thread_nor_file_nor_table(
     kernel_table: KernelRuleTable, nft: Callable[..., str]
 ) -> None:
     before = surroundings()
@@ -48,6 +49,28 @@ async def test_a_rehearsal_leaves_neither_thread_nor_namespace(
         await kernel_table.rehearse(LARGE)
     assert surroundings() == before
     assert nft("list", "ruleset") == ""
+
+
+async def test_what_a_killed_rehearsal_left_is_no_part_of_the_next(
+    kernel_table: KernelRuleTable, nft: Callable[..., str]
+) -> None:
+    nft("add table inet tortie_rehearsal { flags dormant; chain left_over { }; }")
+    foretold = await kernel_table.rehearse(Definition(chains={"forward": "counter drop"}))
+    assert isinstance(foretold, Structure)
+    assert foretold.chains.keys() == {"forward"}
+    assert nft("list", "ruleset") == ""
+
+
+async def test_a_rehearsal_that_is_given_up_leaves_nothing(
+    kernel_table: KernelRuleTable, nft: Callable[..., str]
+) -> None:
+    task = asyncio.create_task(kernel_table.rehearse(LARGE))
+    await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await kernel_table.define(Definition())  # the same worker: after what was given up
+    assert "rehearsal" not in nft("list", "ruleset")
 
 
 def test_the_thread_that_writes_bears_the_name_given(kernel_table: KernelRuleTable) -> None:

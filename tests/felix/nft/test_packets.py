@@ -16,7 +16,7 @@ from felix.nft.enforcement import Change, Content, Difference, Enforcement, SetC
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library
 from felix.nft.monitor import TableChanged, TableMonitor
-from felix.nft.table import SetText
+from felix.nft.table import Definition, SetText, Structure
 from inet.prefix import Family
 from tests.felix.netns import WHY_NOT, entered
 from tests.felix.nft.pods import RESET, PodNode
@@ -105,6 +105,27 @@ async def test_changes_lose_no_allowed_packet_and_leak_no_denied_one(
         sent, received = denied.end()
         assert sent > 1000
         assert received == 0
+
+
+async def test_a_rehearsal_meets_no_packet(pods: PodNode, table: KernelRuleTable, family: Family) -> None:
+    assert not (await Enforcement(table).sync(version(pods, 0, SIZE))).refusals
+    shut = Definition(
+        chains={hook: f"type filter hook {hook} priority -400; policy drop;" for hook in ("prerouting", "forward")}
+    )
+    with pods.flood(family, SENDER, OPEN, PORT) as allowed:
+        allowed.wait_for_arrivals()
+        for _ in range(50):
+            assert isinstance(await table.rehearse(shut), Structure)
+        leave_a_killed_rehearsal()
+        assert isinstance(await table.rehearse(shut), Structure)
+        sent, received = allowed.end()
+    assert sent > 100
+    assert received == sent
+
+
+def leave_a_killed_rehearsal() -> None:
+    hook = "chain forward { type filter hook forward priority 0; policy drop; };"
+    subprocess.run(["nft", f"add table inet tortie_rehearsal {{ flags dormant; {hook} }}"], check=True)
 
 
 _CHURN = """

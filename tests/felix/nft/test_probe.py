@@ -37,10 +37,7 @@ async def test_each_missing_feature_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     ("capabilities", "told"),
     [
         ("-all", ["nf_tables (CONFIG_NF_TABLES): Operation not permitted: needs CAP_NET_ADMIN"]),
-        (
-            "-all,+net_admin",
-            ["rehearsals of rules (CAP_SYS_ADMIN): no network namespace can be made: Operation not permitted"],
-        ),
+        ("-all,+net_admin", []),
     ],
     ids=["no privileges", "CAP_NET_ADMIN alone"],
 )
@@ -49,4 +46,4 @@ def test_missing_privileges_are_told(capabilities: str, told: list[str]) -> None
     command = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == told
+    assert [line for line in done.stdout.splitlines() if line] == told

@@ -1,0 +1,55 @@
+# Agent, ExaBGP, nft and CNI plugins on as little of Debian as they need: no shell, no package manager.
+# `make image` builds it. The same commit, base images and Debian archive give the same bytes.
+ARG DEBIAN_IMAGE=docker.io/library/debian:trixie-slim
+ARG GO_IMAGE=docker.io/library/golang:1.26-trixie
+
+# Plugins run on the node, whatever its C library: static
+FROM ${GO_IMAGE} AS plugins
+ENV CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=readonly" GOBIN=/out
+WORKDIR /src/image/cni-plugins
+COPY image/cni-plugins/ ./
+RUN go install -ldflags="-s -w" tool
+WORKDIR /src
+COPY pyproject.toml ./
+COPY scripts/cni scripts/
+COPY cni/ cni/
+RUN scripts/cni build && install -m 755 cni/bin/tortie-cni /out/
+
+FROM ${DEBIAN_IMAGE} AS build
+ARG SOURCE_DATE_EPOCH
+# Empty, or a moment of snapshot.debian.org such as 20261101T000000Z: packages as they were then
+ARG DEBIAN_SNAPSHOT=
+RUN if [ -n "$DEBIAN_SNAPSHOT" ]; then \
+      printf 'deb [check-valid-until=no] http://snapshot.debian.org/archive/%s %s main\n' \
+        "debian/$DEBIAN_SNAPSHOT" trixie "debian/$DEBIAN_SNAPSHOT" trixie-updates \
+        "debian-security/$DEBIAN_SNAPSHOT" trixie-security >/etc/apt/sources.list && rm -f /etc/apt/sources.list.d/*; \
+    fi && apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends binutils python3 python3-venv
+WORKDIR /src
+RUN python3 -m venv /opt/build && /usr/bin/python3.13 -m venv --without-pip /opt/tortie
+COPY requirements/ requirements/
+RUN /opt/build/bin/pip --python /opt/tortie/bin/python install --quiet --no-cache-dir --no-compile --no-deps \
+      --only-binary :all: --require-hashes -r requirements/run.lock
+RUN grep -A3 -E '^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==' requirements/dev.lock \
+      | grep -E '^[a-z-]+==|--hash' >/opt/build/backend.lock \
+    && /opt/build/bin/pip install --quiet --no-cache-dir --no-deps --require-hashes -r /opt/build/backend.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY agent/ agent/
+COPY bgp/ bgp/
+COPY felix/ felix/
+COPY inet/ inet/
+COPY policy/ policy/
+RUN /opt/build/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir /opt/build/wheels . \
+    && /opt/build/bin/pip --python /opt/tortie/bin/python install --quiet --no-cache-dir --no-compile --no-deps \
+      --no-index /opt/build/wheels/tortie-*.whl
+COPY image/packages image/rootfs image/
+RUN image/rootfs image/packages /rootfs
+COPY --from=plugins /out/ /rootfs/opt/cni/bin/
+
+FROM scratch
+COPY --from=build /rootfs/ /
+ENV PATH=/opt/tortie/bin:/usr/sbin:/usr/bin LANG=C.UTF-8
+ENTRYPOINT ["/opt/tortie/bin/tortie"]
+LABEL org.opencontainers.image.title="tortie" \
+      org.opencontainers.image.description="Kubernetes node networking without an overlay" \
+      org.opencontainers.image.licenses="Apache-2.0"
