@@ -35,14 +35,16 @@ from agent.translate import problem_of, translate
 from agent.view import View
 from bgp.speaker import Speaker, SpeakerError
 from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
+from felix import sysctl
 from felix.fib import Fib
 from felix.monitor import Monitor
+from felix.netconf import SettingsMonitor
 from felix.netlinktable import open_route_table
 from felix.nft.drops import DropLog
 from felix.nft.library import LibraryError
 from felix.nft.probe import missing
 from felix.resolver import NetlinkResolver
-from felix.sysctl import prepare_for_routes
+from felix.sysctl import Sysctls
 from policy.nftskeleton import LOG_GROUP
 
 SPEAKER_RETRY_S: Final = 2.0
@@ -176,7 +178,8 @@ class Agent:
 @contextlib.asynccontextmanager
 async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
     """Build the agent on the real kernel of this network namespace."""
-    report = prepare_for_routes()
+    sysctls = Sysctls(options.run_dir / sysctl.FILE_NAME)
+    report = sysctls.apply(sysctl.for_routes())
     if report.changed or report.failed:
         log.info("sysctl", changed=report.changed, failed=report.failed)
     async with contextlib.AsyncExitStack() as stack:
@@ -189,7 +192,8 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         datastore, reporter = _open_source(options)
         policy = await _open_policy(options.node, stack, table.port)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
-        network = NodeNetwork(options.node, routing, policy)
+        settings = stack.enter_context(contextlib.closing(SettingsMonitor()))
+        network = NodeNetwork(options.node, routing, policy, sysctls, settings)
         draining = Draining(routing, options.run_dir / "drain.json")
         facts = NodeFacts(lambda: routing.own_prefixes, network.mtu.mtu, lambda: datastore.health().is_synced)
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))

@@ -6,14 +6,20 @@ them where several share the load; where there is no other node, the default rou
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
+from socket import if_indextoname
 from typing import Final, NamedTuple
 
+from felix import routemessages
 from felix.devices import Device
 from felix.flow import Flow, FlowLookup
+from felix.netlink import NetlinkSocket
+from inet.prefix import Family
 
+_ADVERTISED: Final = 9  # RTPROT_RA
 _ANYWHERE: Final = (bytes((192, 0, 2, 1)), bytes.fromhex("20010db8" + "00" * 11 + "01"))
 """Addresses that nobody has a route to but the default one (RFC 5737, RFC 3849)."""
 
@@ -53,3 +59,16 @@ def routed(devices: Iterable[Device], destinations: Sequence[bytes]) -> list[Upl
             if smallest:
                 break
     return [Uplink(index, by_index[index].name, mtu) for index, mtu in sorted(smallest.items())]
+
+
+def advertised() -> set[str]:
+    """Return the names of links that have routes from router advertisements (RTPROT_RA). Asks the kernel."""
+    found = set()
+    with contextlib.closing(NetlinkSocket()) as netlink:
+        rows, _ = asyncio.run(netlink.dump(routemessages.dump(Family.IPV6, protocol=_ADVERTISED), routemessages.parse))
+    for route in rows:
+        if route.protocol == _ADVERTISED:
+            for hop in route.hops:
+                with contextlib.suppress(OSError):
+                    found.add(if_indextoname(hop.interface))
+    return found

@@ -1,0 +1,98 @@
+"""Keeps the kernel settings that routes and pods need, whoever changes them. `felix.sysctl` says what they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from agent.mtu import PodMtu
+from agent.surroundings import Surroundings
+from felix import sysctl
+from felix.monitor import Event, LinkChanged
+from felix.netconf import SettingsMonitor
+from felix.sysctl import Report, Setting, Sysctls
+from felix.uplinks import advertised
+from inet.prefix import Family
+
+LOOK_INTERVAL_S: Final = 30.0
+GATHERING_S: Final = 0.2
+
+log = structlog.get_logger("sysctl")
+
+
+class SysctlKeeper:
+    """Sets and watches them. `repaired` counts settings that were right and that somebody changed."""
+
+    def __init__(self, around: Surroundings, mtu: PodMtu, sysctls: Sysctls, news: SettingsMonitor) -> None:
+        self.repaired = 0
+        self.failed: dict[str, str] = {}
+        self._around = around
+        self._mtu = mtu
+        self._sysctls = sysctls
+        self._news = news
+        self._right: set[str] = set()
+        self._wake = asyncio.Event()
+
+    @property
+    def problems(self) -> list[str]:
+        """What cannot be set, for people."""
+        return [f"{name} is not as it should be: {reason}" for name, reason in sorted(self.failed.items())]
+
+    def wake(self) -> None:
+        """Something that settings depend on may have changed."""
+        self._wake.set()
+
+    def hear(self, events: Sequence[Event]) -> None:
+        """Take news of the kernel: a new link has settings of its own."""
+        if any(isinstance(event, LinkChanged) for event in events):
+            self.wake()
+
+    async def run(self) -> None:
+        """Keep them until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name="changed settings")
+            tasks.create_task(self._keep(), name="settings")
+
+    async def _follow(self) -> None:
+        async for _ in self._news.changes():
+            self.wake()
+
+    async def _keep(self) -> None:
+        while True:
+            self._wake.clear()
+            await self.look()
+            await asyncio.sleep(GATHERING_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL_S):
+                    await self._wake.wait()
+
+    async def look(self) -> None:
+        """Compare them with the kernel's, and set what differs."""
+        own = self._around.own
+        is_known = self._around.is_synced and own is not None
+        uplinks = [each.name for each in self._mtu.uplinks]
+        nodes = len(self._around.nodes)
+        has_ipv6 = own is not None and any(cidr.family is Family.IPV6 for cidr in own.pod_cidrs)
+
+        def apply() -> tuple[Report, set[str]]:
+            settings: list[Setting] = list(sysctl.for_routes())
+            if is_known:
+                settings += sysctl.for_pods(uplinks, advertised(), nodes, has_ipv6=has_ipv6)
+            report = self._sysctls.apply(settings)
+            return report, {each.name for each in settings} - report.failed.keys()
+
+        report, right = await asyncio.to_thread(apply)
+        undone = report.changed.keys() & self._right
+        self.repaired += len(undone)
+        if undone:
+            log.warning("sysctl.repaired", settings={name: report.changed[name] for name in sorted(undone)})
+        elif report.changed:
+            log.info("sysctl.changed", settings=report.changed)
+        if report.failed != self.failed:
+            log.warning("sysctl.failed", settings=report.failed)
+        self.failed = report.failed
+        self._right |= right
