@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from agent import exclusive, metrics
+from agent.carrier import Carrier
 from agent.cni.node import NO_RUNTIME, CniOptions, NodeCni, NodeFacts, open_cni
 from agent.collector import StateCollector
 from agent.control import serve
@@ -32,10 +33,12 @@ from agent.policy_kernel import open_policy_kernel
 from agent.routing import Routing
 from agent.source import Report, Source, open_directory, open_kubernetes
 from agent.translate import problem_of, translate
+from agent.tunnel_rules import tell_of_tunnels
 from agent.view import View
 from bgp.speaker import Speaker, SpeakerError
 from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
 from felix import sysctl
+from felix.backstops import KernelBackstops
 from felix.fib import Fib
 from felix.monitor import Monitor
 from felix.netconf import SettingsMonitor
@@ -45,6 +48,7 @@ from felix.nft.library import LibraryError
 from felix.nft.probe import missing
 from felix.resolver import NetlinkResolver
 from felix.sysctl import Sysctls
+from felix.tunnels import KernelTunnels
 from policy.nftskeleton import LOG_GROUP
 
 SPEAKER_RETRY_S: Final = 2.0
@@ -188,12 +192,16 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         monitor = stack.enter_context(contextlib.closing(Monitor(table.port)))
         fib = Fib(table)
         await fib.adopt()
-        routing = Routing(speaker, fib, resolver, monitor)
+        tunnels = stack.enter_context(contextlib.closing(KernelTunnels()))
+        backstops = stack.enter_context(contextlib.closing(KernelBackstops()))
+        carrier = Carrier(resolver, tunnels, backstops, now=time.monotonic)
+        routing = Routing(speaker, fib, carrier, monitor)
         datastore, reporter = _open_source(options)
         policy = await _open_policy(options.node, stack, table.port)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
         settings = stack.enter_context(contextlib.closing(SettingsMonitor()))
         network = NodeNetwork(options.node, routing, policy, sysctls, settings)
+        tell_of_tunnels(routing, policy, network.mtu)
         draining = Draining(routing, options.run_dir / "drain.json")
         facts = NodeFacts(lambda: routing.own_prefixes, network.mtu.mtu, lambda: datastore.health().is_synced)
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))

@@ -110,4 +110,6 @@ class Forwarding:
 def _cost(resolution: Resolution) -> int | None:
     if not resolution.next_hops:
         return None
+    if resolution.tunnel_cost:
+        return resolution.tunnel_cost
     return 0 if resolution.is_on_link else 1

@@ -18,9 +18,11 @@ import structlog
 
 from agent import metrics
 from agent.announcing import Announcer
+from agent.carrier import Carrier
 from agent.forwarding import Forwarding
+from agent.nodepaths import NodePathTeller
 from agent.peers import Peer
-from bgp.config import BgpConfig, Node
+from bgp.config import BgpConfig, Node, NodeRoutes
 from bgp.deferral import Deferral
 from bgp.drain import Drain, Wish
 from bgp.graceful_restart import Action, Retention
@@ -41,7 +43,6 @@ from felix.monitor import (
     OwnRouteChanged,
 )
 from felix.monitor import Event as KernelEvent
-from felix.resolver import Resolver
 from inet.prefix import Family, IPAddress, Prefix
 
 DECISIONS_AT_A_TIME: Final = 2000
@@ -58,6 +59,9 @@ SILENCE_S: Final = 5.0
 
 When both ends call, one may see a session up that the other one gives up for the second connection (RFC 4271 section
 6.8). Were that a restart and then another one, what is kept would have to go (RFC 4724 section 4.2)."""
+
+PATIENCE_S: Final = 120.0
+"""How long at most routes of Node objects outlive the wish for them, until BGP has said the same."""
 
 CONNECTION_COLLISION: Final = (6, 7)
 """The NOTIFICATION that ends one of two connections with a peer, the other being kept (RFC 4486 section 4)."""
@@ -80,7 +84,7 @@ class Routing:
         self,
         speaker: Speaker,
         fib: Fib,
-        resolver: Resolver,
+        carrier: Carrier,
         monitor: Monitor,
         *,
         now: Callable[[], float] = time.monotonic,
@@ -92,14 +96,15 @@ class Routing:
         self.plan: Plan | None = None
         self.deferral: Deferral | None = None
         self.drain = Drain()
-        self.forwarding = Forwarding(fib, resolver)
         self.route_listeners: list[Callable[[], None]] = []
         """Called whenever routes were written."""
         self.kernel_listeners: list[Callable[[Sequence[KernelEvent]], None]] = []
         """Called with news of the kernel."""
+        self.carrier = carrier
+        self.forwarding = Forwarding(fib, carrier)
+        self._node_paths = NodePathTeller(self.rib, PATIENCE_S)
         self._announcer = Announcer(speaker, self.rib)
         self._config = BgpConfig()
-        self._resolver = resolver
         self._monitor = monitor
         self._now = now
         self._local_addresses: dict[PeerKey, IPAddress] = {}
@@ -110,6 +115,7 @@ class Routing:
         self._retry_at: float | None = None
         self._resync_at = now() + RESYNC_INTERVAL_S
         self._kernel_changed = False
+        self._tunnels_changed = False
 
     # Configuration
 
@@ -124,6 +130,8 @@ class Routing:
         self.rib.set_max_paths(config.max_paths)
         if not await self.forwarding.choose_resilient(wanted=config.resilient_multipath):
             self.plan = planned = replace(planned, complaints=(*planned.complaints, NOT_RESILIENT))
+        self._kernel_changed |= await self.carrier.configure(config, node, planned.ownership)
+        self._tell_node_paths()  # before sessions go that said the same
         self._announcer.own, self._announcer.is_transit = self.own_prefixes, node.is_transit
         self.forwarding.set_own(self.own_prefixes)
         for key in self.peers.keys() - planned.sessions.keys():
@@ -164,6 +172,11 @@ class Routing:
             self._announcer.advertise(peer)
         self.wake()
 
+    def look_again(self) -> None:
+        """Have links and tunnels looked at again."""
+        self._kernel_changed = True
+        self.wake()
+
     def confirm_full_list(self) -> None:
         """Say that all objects were read again: deletions that still stand are meant."""
         self.fib.guard.confirm()
@@ -182,13 +195,30 @@ class Routing:
             self.rib.set_rules(key, planned.rules)
             self._announcer.advertise(peer)
 
+    def _tell_node_paths(self) -> None:
+        """Have the RIB know what Node objects say; sessions that are to say it in their place get time for it."""
+        if self.plan is None:
+            return
+        keep: Mapping[Prefix, IPAddress] = {}
+        if self._config.node_routes is NodeRoutes.BGP and not self._has_heard_everyone():
+            keep = self.carrier.on_link_paths()
+        self._node_paths.tell(self.carrier.node_paths.next_hops, keep, self._now())
+
+    def _has_heard_everyone(self) -> bool:
+        """Whether every session that should be has sent all it knows."""
+        running = [peer for peer in self.peers.values() if not peer.planned.hindrance]
+        planned = self.plan.sessions.values() if self.plan else ()
+        return len(running) == sum(not each.hindrance for each in planned) and all(
+            peer.established is not None and not peer.awaits_end_of_rib for peer in running
+        )
+
     async def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
         """Ask the kernel which address it would use towards each peer.
 
         An address once found stays while the node has it: a link that flaps must not end the session on it.
         """
         try:
-            own = await self._resolver.own_addresses()
+            own = await self.carrier.own_addresses()
         except OSError as error:
             log.warning("kernel.unreadable", reason=str(error))
             return
@@ -196,7 +226,7 @@ class Routing:
             peer = peering.address
             if peer is None or node.name not in peering.nodes or self._local_addresses.get(peer) in own:
                 continue
-            found = self._resolver.source(peer)
+            found = self.carrier.source(peer)
             if found is not None:
                 self._local_addresses[peer] = found
 
@@ -252,6 +282,7 @@ class Routing:
         deadlines = [self._resync_at, self._retry_at, held.until if held else None]
         deadlines.append(self.deferral.next_deadline() if self.deferral else None)
         deadlines.append(self.drain.next_deadline(self._now()))
+        deadlines += [self.carrier.next_deadline, self._node_paths.next_deadline]
         deadlines += [peer.retention.next_deadline() for peer in self.peers.values()]
         deadlines += [peer.silent_until for peer in self.peers.values()]
         return min(deadline for deadline in deadlines if deadline is not None)
@@ -265,13 +296,16 @@ class Routing:
             self._announcer.ask_again(peer, now)
         if self.drain.stage(now) is not self._announcer.stage:
             self.set_drain(self.drain.wishes)
+        self._kernel_changed |= await self.carrier.tick()
         if self._kernel_changed:
             await self._follow_kernel_changes()
+        self._tell_node_paths()
         await self._decide()
         if self.plan is not None and not self._announcer.is_complete and not self.is_deferring:
             await self._end_deferral()
         if now >= self._resync_at:
             self._resync_at = now + RESYNC_INTERVAL_S
+            await self.carrier.mend(thorough=True)
             with contextlib.suppress(OSError):  # `apply` meets it again, and says so
                 await self.fib.resync()
         await self._write()
@@ -454,6 +488,7 @@ class Routing:
             case LinkChanged() | AddressChanged():
                 self.fib.link_changed(event.interface)
                 self._kernel_changed = True
+                self._tunnels_changed |= self.carrier.owns(event.interface)
             case ForeignRouteChanged() | ForeignNextHopsChanged():
                 self._kernel_changed = True
             case Overflow():
@@ -463,7 +498,8 @@ class Routing:
 
     async def _follow_kernel_changes(self) -> None:
         """Links, addresses or foreign routes changed: resolve again, and plan again if our own address is another."""
-        self._kernel_changed = False
+        thorough, self._kernel_changed, self._tunnels_changed = self._tunnels_changed, False, False
+        await self.carrier.mend(thorough=thorough)
         await self.forwarding.follow_kernel(self.rib)
         if self.plan is not None:
             before = dict(self._local_addresses)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.objects import (
     BGPConfiguration,
@@ -21,6 +21,7 @@ from agent.objects import (
     Secret,
 )
 from agent.objects.kinds import OWN_NAMESPACE, Keyed
+from agent.objects.network_configuration import NetworkConfigurationSpec
 from agent.objects.problem import Problem
 from agent.objects.session_settings import PrefixRange as PrefixRangeModel
 from agent.objects.session_settings import SecretKeyRef
@@ -28,6 +29,7 @@ from agent.objects.session_settings import Timers as TimersModel
 from bgp import config
 from bgp.import_rules import PrefixRange
 from bgp.peering import Complaint
+from inet.prefix import Family
 from policy.selector import Operator, Requirement, Selector
 
 T = TypeVar("T", bound=Object)
@@ -73,7 +75,33 @@ def translate(
             for key, password in secret.passwords.items()
         },
         secret_names=frozenset(secret.name for secret in secrets),
+        **(_ways(network.spec, of(Node)) if network else {}),
     ), tuple(complaints)
+
+
+def _ways(spec: NetworkConfigurationSpec, nodes: Sequence[Node]) -> dict[str, Any]:
+    """Return the fields of `BgpConfig` that are about the ways between nodes."""
+    wish = spec.encapsulation
+    overrides: dict[tuple[str, Family], config.Encapsulation] = {}
+    for rank, override in enumerate(wish.overrides):
+        selector = selector_of(override.node_selector)
+        settings = config.Encapsulation(
+            config.EncapsulationMode(override.mode), config.TunnelType(override.type or wish.type), rank
+        )
+        for node in (node for node in nodes if selector.matches(node.metadata.labels)):
+            inside = {cidr.family for pool in override.pod_cidrs for cidr in node.pod_cidrs if pool.contains(cidr)}
+            for family in inside if override.pod_cidrs else Family:
+                overrides.setdefault((node.name, family), settings)
+    by_default = config.Encapsulation(
+        config.EncapsulationMode(wish.mode), config.TunnelType(wish.type), len(wish.overrides)
+    )
+    return {
+        "node_routes": config.NodeRoutes(spec.node_routes),
+        "encapsulation": by_default,
+        "encapsulation_overrides": overrides,
+        "vxlan_vni": wish.vni,
+        "vxlan_port": wish.port,
+    }
 
 
 def _nodes(

@@ -31,6 +31,37 @@ class RelativeAsn(enum.Enum):
     EXTERNAL = "External"
 
 
+class NodeRoutes(enum.Enum):
+    """How a node learns the way to the pods of the others."""
+
+    BGP = "BGP"
+    DIRECT = "Direct"
+
+
+class EncapsulationMode(enum.Enum):
+    """When packets to another node's pods travel in a tunnel."""
+
+    NEVER = "Never"
+    FALLBACK = "Fallback"
+    ALWAYS = "Always"
+
+
+class TunnelType(enum.Enum):
+    """What a tunnel is made of."""
+
+    VXLAN = "VXLAN"
+    IPIP = "IPIP"
+
+
+@dataclass(frozen=True, slots=True)
+class Encapsulation:
+    """What is wished for the packets to and from a node. Of two wishes as strict the lower `rank` counts."""
+
+    mode: EncapsulationMode = EncapsulationMode.NEVER
+    type: TunnelType = TunnelType.VXLAN
+    rank: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node, as its Node object and the profiles that select it make it."""
@@ -119,3 +150,12 @@ class BgpConfig:
     service_cidrs: tuple[Prefix, ...] = ()
     secrets: Mapping[SecretKey, Secret] = field(default_factory=dict)
     secret_names: frozenset[str] = frozenset()  # Secrets that exist, for a better message
+    node_routes: NodeRoutes = NodeRoutes.BGP
+    encapsulation: Encapsulation = Encapsulation()
+    encapsulation_overrides: Mapping[tuple[str, Family], Encapsulation] = field(default_factory=dict)  # by node
+    vxlan_vni: int = 4096
+    vxlan_port: int = 4789
+
+    def encapsulation_of(self, node: str, family: Family) -> Encapsulation:
+        """Return what is wished for a node's packets of a family."""
+        return self.encapsulation_overrides.get((node, family), self.encapsulation)

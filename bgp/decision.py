@@ -22,6 +22,9 @@ from bgp.path import NextHopKey, Path
 Costs: TypeAlias = Mapping[NextHopKey, int]
 """Interior cost of each reachable next hop: 0 on the link, more behind a router (RFC 4271 section 9.1.2.1)."""
 
+TUNNEL_COST: Final = 1 << 16
+"""From here on a cost means: through a tunnel, for want of another way. Below 0: through a tunnel, as is required."""
+
 Score: TypeAlias = Callable[[Path, Costs], Any]
 """What a step ranks a path by; scores of one step compare with each other."""
 
@@ -56,6 +59,15 @@ class MedStep:
             lowest[neighbour] = min(path.attributes.med or 0, lowest.get(neighbour, 1 << 32))
         return [path for path in rivals if (path.attributes.med or 0) == lowest[path.attributes.as_path.neighbour]]
 
+
+def _tunnel_rank(path: Path, costs: Costs) -> int:
+    """Put a tunnel that is required before everything, and one that is a last resort after everything."""
+    cost = costs[path.next_hop]
+    return -1 if cost < 0 else 1 if cost >= TUNNEL_COST else 0
+
+
+ENCAPSULATION: Final = Step("encapsulation", "before all of RFC 4271 9.1: how a path travels", _tunnel_rank)
+"""A path that needs no tunnel beats whatever else is said for one that does; where tunnels must be, the other way."""
 
 EQUALITY: Final[tuple[Step | MedStep, ...]] = (
     Step("higher local preference", "RFC 4271 9.1.1", lambda path, _: -path.local_pref),
@@ -96,7 +108,7 @@ def choose(paths: Sequence[Path], *, costs: Costs, max_paths: int) -> Choice:
     """
     equals, lost_to = list(paths), dict[Path, str]()
     reason = "only path"
-    for step in EQUALITY:
+    for step in (ENCAPSULATION, *EQUALITY):
         if len(equals) == 1:
             break
         survivors = step.survivors(equals, costs)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
-from bgp.config import BgpConfig, NextHopMode, Node, Peering, RelativeAsn
+from bgp.config import BgpConfig, NextHopMode, Node, NodeRoutes, Peering, RelativeAsn
 from bgp.import_rules import ImportRules, ranges_within
 from bgp.ownership import Ownership, settle
 from bgp.path import PeerKey
@@ -108,7 +108,7 @@ class _Planner:
                     self._peer_by_address(peering, peering.address)
             else:
                 self._peer_by_nodes(peering)
-        if self._config.mesh_enabled:
+        if self._config.mesh_enabled and self._config.node_routes is NodeRoutes.BGP:
             for other in self._config.nodes.values():
                 if other.name != self._node.name:
                     self._peer_with_node(self._mesh, other)

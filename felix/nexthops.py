@@ -2,7 +2,7 @@
 
 Routes point at groups, also where there is only one hop: the kernel edits a group in place, however many routes
 stand behind it, but never turns a single object into a group. What an object is can be read off its id, so that a
-dump after a restart needs nothing else. Encapsulation will be an attribute of single objects (NHA_ENCAP).
+dump after a restart needs nothing else. Encapsulation is an attribute of single objects (NHA_ENCAP).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
+from felix import encap
 from felix.netlink import U16, U32, Flag, attribute, attributes, message
-from felix.route import PROTOCOL, NextHop
+from felix.route import NO_TUNNEL, PROTOCOL, NextHop
 from inet.prefix import Family
 
 HOP_IDS: Final = range(0x61000000, 0x61400000)
@@ -30,6 +31,8 @@ _GROUP_TYPE: Final = 3
 _BLACKHOLE: Final = 4
 _OIF: Final = 5
 _GATEWAY: Final = 6
+_ENCAP_TYPE: Final = 7
+_ENCAP: Final = 8
 _RES_GROUP: Final = 12
 
 _RESILIENT: Final = 1  # NEXTHOP_GRP_TYPE_RES, since Linux 5.13
@@ -80,6 +83,8 @@ def create_hop(number: int, family: Family, hop: NextHop) -> bytes:
     body += attribute(_ID, U32.pack(number)) + attribute(_OIF, U32.pack(hop.interface))
     if hop.gateway:
         body += attribute(_GATEWAY, hop.gateway)
+    if hop.outer.destination:
+        body += encap.pack(hop.outer, _ENCAP_TYPE, _ENCAP)
     return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL, body)
 
 
@@ -124,5 +129,6 @@ def parse(data: bytes, start: int, end: int) -> KernelNextHop:
         is_resilient = found.get(_GROUP_TYPE) == U16.pack(_RESILIENT)
         return KernelGroup(number, protocol, tuple(member for member, *_ in entries), is_even, is_resilient)
     interface = U32.unpack(found[_OIF])[0] if _OIF in found else 0
-    hop = NextHop(found.get(_GATEWAY, b""), interface, onlink=bool(flags & _ONLINK))
+    outer = encap.parse(found, _ENCAP_TYPE, _ENCAP) or NO_TUNNEL
+    hop = NextHop(found.get(_GATEWAY, b""), interface, bool(flags & _ONLINK), outer)
     return KernelHop(number, protocol, family, hop)

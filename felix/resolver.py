@@ -39,6 +39,7 @@ class Resolution(NamedTuple):
     next_hops: tuple[NextHop, ...]  # sorted; gateway and link for each way
     is_on_link: bool  # no gateway on the way
     reason: str = ""
+    tunnel_cost: int = 0  # where the next hop is a tunnel: what it costs in the decision
 
 
 class Resolver(Protocol):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from felix.encap import Outer
 from inet.prefix import Prefix
 
 PROTOCOL = 97
@@ -20,11 +21,18 @@ METRIC = 9700
 """Metric of every route that is ours: behind what an administrator, DHCP or the kernel adds (IPv6: 1024)."""
 
 
+BACKSTOP_METRIC = METRIC + 1
+"""Metric of blackholes behind routes of ours (`felix.backstops`)."""
+
+
 class Kind(enum.IntEnum):
     """rtm_type (linux/rtnetlink.h)."""
 
     UNICAST = 1
     BLACKHOLE = 6
+
+
+NO_TUNNEL: Final = Outer(b"")
 
 
 class NextHop(NamedTuple):
@@ -33,6 +41,7 @@ class NextHop(NamedTuple):
     gateway: bytes
     interface: int  # ifindex
     onlink: bool = False  # take the gateway as on the link even if no address says so
+    outer: Outer = NO_TUNNEL  # the header that a packet gets besides, on its way through a tunnel device
 
 
 class Route(NamedTuple):

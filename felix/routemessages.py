@@ -11,9 +11,10 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from felix import encap
 from felix.netlink import ATTRIBUTE, U32, Flag, attribute, attributes, message
 from felix.nexthops import family_of_hop
-from felix.route import METRIC, PROTOCOL, Kind, NextHop
+from felix.route import BACKSTOP_METRIC, METRIC, NO_TUNNEL, PROTOCOL, Kind, NextHop
 from felix.routetable import BLACKHOLE, UNKNOWN
 from inet.prefix import Family, Prefix
 
@@ -35,6 +36,8 @@ _METRICS: Final = 8
 _MULTIPATH: Final = 9
 _TABLE: Final = 15
 _VIA: Final = 18
+_ENCAP_TYPE: Final = 21
+_ENCAP: Final = 22
 _IP_PROTO: Final = 27
 _SPORT: Final = 28
 _DPORT: Final = 29
@@ -78,19 +81,29 @@ def put_by_hops(destination: Prefix, hops: Sequence[NextHop], *, is_new: bool) -
     """Build the message that adds a route, or replaces ours, with its hops inside."""
     if len(hops) == 1:  # IPv6 takes a hop without gateway in this form alone
         (hop,) = hops
-        where = attribute(_OIF, U32.pack(hop.interface)) + _pack_gateway(hop, destination)
+        where = attribute(_OIF, U32.pack(hop.interface)) + _pack_way(hop, destination)
         return _put(destination, Kind.UNICAST, where, is_new=is_new, flags=_HOP_ONLINK if hop.onlink else 0)
     paths = b""
     for hop in hops:
-        gateway = _pack_gateway(hop, destination)
+        way = _pack_way(hop, destination)
         flags = _HOP_ONLINK if hop.onlink else 0
-        paths += _RTNEXTHOP.pack(_RTNEXTHOP.size + len(gateway), flags, 0, hop.interface) + gateway
+        paths += _RTNEXTHOP.pack(_RTNEXTHOP.size + len(way), flags, 0, hop.interface) + way
     return _put(destination, Kind.UNICAST, attribute(_MULTIPATH, paths), is_new=is_new)
 
 
 def put_blackhole(destination: Prefix, *, is_new: bool) -> bytes:
     """Build the message that adds a blackhole, or turns our route into one."""
     return _put(destination, Kind.BLACKHOLE, b"", is_new=is_new)
+
+
+def put_backstop(destination: Prefix) -> bytes:
+    """Build the message that has a blackhole stand behind our route, whether or not there is one by now."""
+    return message(NEWROUTE, Flag.CREATE | Flag.REPLACE, _body(destination, Kind.BLACKHOLE, metric=BACKSTOP_METRIC))
+
+
+def delete_backstop(destination: Prefix) -> bytes:
+    """Build the message that deletes the blackhole behind our route."""
+    return message(DELROUTE, 0, _body(destination, 0, scope=_SCOPE_NOWHERE, metric=BACKSTOP_METRIC))
 
 
 def delete(destination: Prefix) -> bytes:
@@ -102,18 +115,19 @@ def _put(destination: Prefix, kind: Kind, where: bytes, *, is_new: bool, flags: 
     return message(NEWROUTE, _CREATE if is_new else _REPLACE, _body(destination, kind, flags=flags) + where)
 
 
-def _body(destination: Prefix, kind: int, *, scope: int = 0, flags: int = 0) -> bytes:
+def _body(destination: Prefix, kind: int, *, scope: int = 0, flags: int = 0, metric: int = METRIC) -> bytes:
     return (
         RTMSG.pack(destination.family, destination.length, 0, 0, MAIN_TABLE, PROTOCOL, scope, kind, flags)
         + attribute(_DST, destination.packed)
-        + attribute(_PRIORITY, U32.pack(METRIC))
+        + attribute(_PRIORITY, U32.pack(metric))
     )
 
 
-def _pack_gateway(hop: NextHop, destination: Prefix) -> bytes:
+def _pack_way(hop: NextHop, destination: Prefix) -> bytes:
+    tunnel = encap.pack(hop.outer, _ENCAP_TYPE, _ENCAP) if hop.outer.destination else b""
     if hop.gateway and len(hop.gateway) != len(destination.packed):  # IPv4 through an IPv6 gateway (RFC 8950)
-        return attribute(_VIA, _U16.pack(family_of_hop(hop, destination.family)) + hop.gateway)
-    return attribute(_GATEWAY, hop.gateway) if hop.gateway else b""
+        return attribute(_VIA, _U16.pack(family_of_hop(hop, destination.family)) + hop.gateway) + tunnel
+    return (attribute(_GATEWAY, hop.gateway) if hop.gateway else b"") + tunnel
 
 
 def dump(family: Family, *, protocol: int = 0) -> bytes:
@@ -178,7 +192,7 @@ def parse(data: bytes, start: int, end: int) -> KernelRoute:
         hops = _parse_multipath(paths)
     elif _OIF in found and not flags & (_HOP_DEAD | _HOP_LINKDOWN):
         (interface,) = U32.unpack(found[_OIF])
-        hops = [NextHop(_gateway(found), interface, bool(flags & _HOP_ONLINK))]
+        hops = [_hop(found, interface, flags)]
     return KernelRoute(
         destination,
         U32.unpack(found[_TABLE])[0] if _TABLE in found else table,
@@ -228,7 +242,7 @@ def _parse_multipath(paths: bytes) -> list[NextHop]:
             break
         if not flags & (_HOP_DEAD | _HOP_LINKDOWN):
             found = dict(attributes(paths, offset + _RTNEXTHOP.size, offset + length))
-            hops.append(NextHop(_gateway(found), interface, bool(flags & _HOP_ONLINK)))
+            hops.append(_hop(found, interface, flags))
         offset += (length + 3) & ~3
     return hops
 
@@ -236,6 +250,11 @@ def _parse_multipath(paths: bytes) -> list[NextHop]:
 def _parse_mtu(metrics: bytes) -> int:
     mtu = dict(attributes(metrics, 0, len(metrics))).get(_METRIC_MTU)
     return int(U32.unpack(mtu)[0]) if mtu else 0
+
+
+def _hop(found: dict[int, bytes], interface: int, flags: int) -> NextHop:
+    outer = encap.parse(found, _ENCAP_TYPE, _ENCAP) or NO_TUNNEL
+    return NextHop(_gateway(found), interface, bool(flags & _HOP_ONLINK), outer)
 
 
 def _gateway(found: dict[int, bytes]) -> bytes:

@@ -186,6 +186,8 @@ class _Planner:
                     for route in (f"{gateway} dev eth0 scope link", f"default via {gateway} dev eth0")
                 )
                 node_routes[node_name] += [f"{address} dev {veth} scope link" for address, _ in wired]
+        for node_name in topology.nodes:
+            node_routes[node_name] += self._default_routes(node_name)
         machines = [
             *(self._machine(name, Role.SWITCH) for name in topology.switches.values()),
             *(self._machine(name, Role.ROUTER) for name in topology.routers),
@@ -274,12 +276,24 @@ class _Planner:
                         found.setdefault(address.family, address.local)
         return tuple(found[family] for family in sorted(found))
 
+    def _default_routes(self, node: str) -> Iterator[str]:
+        """Yield routes through the first router that speaks no BGP, since nobody else tells the node of it."""
+        for ports in self.link_ports:
+            mine = next((port for port in ports if port.machine == node), None)
+            for port in ports if mine else ():
+                router = self.topology.routers.get(port.machine)
+                if mine is not None and router is not None and router.daemon == "none":
+                    yield from (f"default via {each.local} dev {mine.name}" for each in port.addresses)
+                    return
+
     def _speaker(self, name: str, addresses: Sequence[IPAddress]) -> Speaker | None:
         """Return the configuration of a router or a stand-in; None for the agent, which has its own."""
         main = next((address for address in addresses if isinstance(address, IPv4Address)), None)
         router_id = main or IPv4Address("10.255.0.0") + self.order[name]
         neighbours = tuple(self._neighbours(name))
         if router := self.topology.routers.get(name):
+            if router.daemon == "none" or router.asn is None:
+                return None
             return Speaker(
                 machine=name,
                 daemon=router.daemon,
@@ -313,7 +327,8 @@ class _Planner:
             mine = next((port for port in ports if port.machine == name), None)
             if mine is not None:
                 for port in ports:
-                    if port is not mine:
+                    router = self.topology.routers.get(port.machine)
+                    if port is not mine and (router is None or router.daemon != "none"):
                         yield from self._sessions(mine, port)
 
     def _sessions(self, mine: Port, theirs: Port) -> Iterator[Neighbour]:

@@ -117,10 +117,11 @@ def _announcement(value: object) -> object:
 class Router(_Model):
     """A router: a daemon that speaks BGP with every machine it shares a link with."""
 
-    daemon: DaemonName
-    """bird, frr or gobgp. GoBGP has a RIB alone: it passes routes on, but packets do not follow."""
-    asn: ASN
-    """Its AS number."""
+    daemon: Literal["bird", "frr", "gobgp", "none"]
+    """bird, frr, gobgp or none. GoBGP has a RIB alone: it passes routes on, but packets do not follow. One without a
+    daemon knows its own subnets and nothing of pods, and is the default gateway of the nodes on its links."""
+    asn: ASN | None = None
+    """Its AS number. Only one without a daemon has none."""
     router_id: IPv4Address | None = Field(default=None, alias="routerID")
     """BGP Identifier. By default its first IPv4 address."""
     announce: tuple[Annotated[Announcement, BeforeValidator(_announcement)], ...] = ()
@@ -293,6 +294,8 @@ def _check(topology: Topology) -> Iterator[Problem]:
     yield from _check_pod_cidrs(topology)
     yield from _check_sessions(topology)
     for name, router in topology.routers.items():
+        if router.asn is None and router.daemon != "none":
+            yield Problem(("routers", name, "asn"), "is needed")
         for index, announcement in enumerate(router.announce):
             if announcement.next_hop is not None and router.daemon == "bird":
                 where = ("routers", name, "announce", index, "nextHop")

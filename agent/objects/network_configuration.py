@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from agent.objects.encapsulation import Encapsulation
 from agent.objects.model import Model, Object
 from agent.objects.outgoing_nat import OutgoingNAT
 from agent.objects.scalars import CIDR, MTU, LinkPattern, refuse
@@ -43,8 +44,13 @@ class NetworkConfigurationSpec(Model):
         description="Addresses of pods. By default what the Node objects' podCIDRs add up to.",
     )
     service_cidrs: tuple[CIDR, ...] = Field(default=(), max_length=CIDRS, description="Addresses of services.")
-    node_routes: Literal["BGP"] = Field(
-        default="BGP", description="How a node learns the way to the pods of the others."
+    node_routes: Literal["BGP", "Direct"] = Field(
+        default="BGP",
+        description="How a node learns the way to the pods of the others. `Direct`: from Node objects, where nodes "
+        "share a link; no mesh of sessions is needed then, and BGP is spoken with routers alone.",
+    )
+    encapsulation: Encapsulation = Field(
+        default=Encapsulation(), description="Whether packets to the pods of another node travel in a tunnel."
     )
     mtu: MTU = Field(
         default="auto",

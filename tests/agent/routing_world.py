@@ -9,13 +9,16 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
+from agent.carrier import Carrier
 from agent.routing import Routing
 from bgp.config import BgpConfig, Node, Peering
-from bgp.path import AsPath, Attributes
+from bgp.path import AsPath, Attributes, NextHopKey
 from bgp.speaker import EndOfRib, GracefulRestartOffer, SessionUp, Update
 from bgp.speaker.fake import FakeSpeaker
+from felix.backstops import FakeBackstops
 from felix.fakeresolver import FakeResolver
 from felix.faketable import FakeRouteTable
+from felix.faketunnels import FakeTunnels
 from felix.fib import Fib
 from felix.guard import MassDeleteGuard
 from felix.monitor import Event
@@ -59,7 +62,10 @@ class World:
         self.resolver = FakeResolver()
         self.monitor = FakeMonitor()
         self.fib = Fib(self.table, clock=self.now, guard=MassDeleteGuard(started=self.time))
-        self.routing = Routing(self.speaker, self.fib, self.resolver, self.monitor, now=self.now)  # type: ignore[arg-type]
+        self.tunnels = FakeTunnels()
+        self.backstops = FakeBackstops()
+        self.carrier = Carrier(self.resolver, self.tunnels, self.backstops, now=self.now)
+        self.routing = Routing(self.speaker, self.fib, self.carrier, self.monitor, now=self.now)  # type: ignore[arg-type]
         self.config = BgpConfig(nodes={f"n{number}": self.node(number) for number in (1, 2, 3)})
 
     def now(self) -> float:
@@ -103,6 +109,20 @@ class World:
         said = Attributes(next_hop=self.host(number), as_path=AsPath(tuple(path)), **attributes)
         self.speaker.hear(Update(self.host(number), said, tuple(prefixes)), EndOfRib(self.host(number), self.family))
         await self.settle()
+
+    async def withdraw(self, number: int, prefixes: Iterable[Prefix]) -> None:
+        """Let a peer take prefixes back."""
+        self.speaker.hear(Update(self.host(number), None, (), tuple(prefixes)))
+        await self.settle()
+
+    async def down(self, number: int) -> None:
+        """Let a session end."""
+        self.speaker.take_down(self.host(number))
+        await self.settle()
+
+    def key(self, number: int) -> NextHopKey:
+        """Return a host as a next hop."""
+        return NextHopKey(self.host(number))
 
     async def settle(self) -> None:
         """Let everything that was said be heard, decided and written."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.decision import EQUALITY, TIE_BREAK, Choice, choose
+from bgp.decision import EQUALITY, TIE_BREAK, TUNNEL_COST, Choice, choose
 from bgp.path import NextHopKey, Origin, Path
 from inet.prefix import parse_address
 from tests.bgp.builders import path
@@ -78,6 +78,18 @@ def test_a_rung_beats_everything_below_it(number: int, is_swapped: bool) -> None
         assert set(choice.multipath) == {winner, loser}
         assert choice.reason == f"equal: {reason}"
         assert choice.lost_to == {}
+
+
+TUNNEL = "172.16.0.3"
+
+
+@pytest.mark.parametrize(("cost", "wins"), [(TUNNEL_COST, False), (-1, True)], ids=["last resort", "required"])
+def test_whether_a_path_needs_a_tunnel_comes_before_everything_else(cost: int, *, wins: bool) -> None:
+    costs = COSTS | {NextHopKey(parse_address(TUNNEL)): cost}
+    plain = path("192.168.0.9", local_pref=0, via="65100 65003 65002", next_hop=FAR, is_internal=True)
+    tunnelled = path("192.168.0.1", local_pref=900, via="", next_hop=TUNNEL)
+    for order in ((plain, tunnelled), (tunnelled, plain)):
+        assert choose(order, costs=costs, max_paths=64).multipath == ((tunnelled,) if wins else (plain,))
 
 
 def test_a_path_alone_wins_as_the_only_one() -> None:

@@ -65,7 +65,7 @@ def test_a_prefix_alone_is_an_announcement() -> None:
         (
             "routers.tor-1.daemon",
             "quagga",
-            "routers.tor-1.daemon: input should be 'bird', 'frr' or 'gobgp', found 'quagga'",
+            "routers.tor-1.daemon: input should be 'bird', 'frr', 'gobgp' or 'none', found 'quagga'",
         ),
         ("routers.tor-1.asn", 4294967296, "routers.tor-1.asn: 4294967296 is not an AS number (1 to 4294967295)"),
         ("routers.tor-1.asn", 0, "routers.tor-1.asn: 0 is not an AS number (1 to 4294967295)"),

@@ -69,7 +69,6 @@ def test_outgoing_nat_is_taken_as_it_is_said() -> None:
             "{podCIDRs: ['fd42:0:0:1::/64'], serviceCIDRs: ['fd42::/48']}",
             "spec.serviceCIDRs[0]: fd42::/48 overlaps podCIDRs fd42:0:0:1::/64",
         ),
-        ("{nodeRoutes: Direct}", "spec.nodeRoutes: 'Direct' is not BGP"),
         ("{mtu: 1279}", "spec.mtu: 1279 is not an MTU (1280 to 65535)"),
         ("{mtu: '1500'}", "spec.mtu: '1500' is not an MTU (1280 to 65535): leave out the quotes"),
         (
@@ -87,8 +86,23 @@ def test_outgoing_nat_is_taken_as_it_is_said() -> None:
                 "outgoingNAT.enabled to false"
             ),
         ),
+        ("{nodeRoutes: OSPF}", "spec.nodeRoutes: 'OSPF' is not BGP or Direct"),
         ("{podCidrs: []}", "spec.podCidrs: unknown field; did you mean podCIDRs?"),
-        ("{encapsulation: {mode: Never}}", "spec.encapsulation: unknown field"),
+        (
+            "{encapsulation: {mode: CrossSubnet}}",
+            "spec.encapsulation.mode: 'CrossSubnet' is not Never, Fallback or Always",
+        ),
+        ("{encapsulation: {type: Geneve}}", "spec.encapsulation.type: 'Geneve' is not VXLAN or IPIP"),
+        (
+            "{encapsulation: {vni: 16777216}}",
+            "spec.encapsulation.vni: 16777216 is not a VXLAN network identifier (1 to 16777215)",
+        ),
+        ("{encapsulation: {port: 0}}", "spec.encapsulation.port: 0 is not a UDP port (1 to 65535)"),
+        (
+            "{encapsulation: {overrides: [{name: cloud, mode: Always}, {name: cloud, mode: Never}]}}",
+            "spec.encapsulation.overrides[1]: cloud is the name of another one, too",
+        ),
+        ("{encapsulation: {overrides: [{name: cloud}]}}", "spec.encapsulation.overrides[0].mode: is required"),
     ],
 )
 def test_a_bad_field_is_named_with_what_was_found_and_what_is_wanted(spec: str, wanted: str) -> None:

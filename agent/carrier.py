@@ -1,0 +1,280 @@
+"""How next hops are reached, tunnels among the ways: a `Resolver` on top of the kernel's that knows other nodes.
+
+`bgp.carriage` decides, `bgp.switchover` says when, `felix.tunnels` has the devices. What is wanted comes in by
+`configure`; what depends on the kernel is put right by `refresh`, as with every resolver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import structlog
+
+from bgp.carriage import (
+    OVERHEAD,
+    Carriage,
+    How,
+    NodePaths,
+    Tunnel,
+    carry,
+    hardware_address,
+    node_paths,
+    overhead,
+    settle_tunnels,
+)
+from bgp.config import BgpConfig, Node, NodeRoutes, TunnelType
+from bgp.ownership import Ownership
+from bgp.switchover import Medium, Switchover
+from felix.backstops import Backstops
+from felix.encap import Outer
+from felix.netlink import in_turns
+from felix.resolver import Resolution, Resolver, Target
+from felix.route import NextHop
+from felix.tunnelmessages import Device, Kind
+from felix.tunnels import DEVICES, Tunnels
+from inet.prefix import Family, IPAddress, Prefix, family_of
+
+DEFAULT_LINK_MTU: Final = 1500
+"""Until somebody knows better."""
+
+_KINDS: Final = {
+    Medium(TunnelType.VXLAN, Family.IPV4): Kind.VXLAN,
+    Medium(TunnelType.VXLAN, Family.IPV6): Kind.VXLAN,
+    Medium(TunnelType.IPIP, Family.IPV4): Kind.IPIP,
+    Medium(TunnelType.IPIP, Family.IPV6): Kind.IP6TNL,
+}
+
+log = structlog.get_logger("tunnels")
+
+
+class Carrier:
+    """See `Resolver`. Until the first `configure` it knows no tunnels."""
+
+    def __init__(self, resolver: Resolver, tunnels: Tunnels, backstops: Backstops, *, now: Callable[[], float]) -> None:
+        self.node_paths = NodePaths()
+        self.uplink_mtu: Callable[[], int | None] = lambda: None
+        """The largest packet that every uplink takes, where somebody knows."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `media`, `peers`, `port`, `overhead` or `devices` may be others than they were."""
+        self._resolver = resolver
+        self._tunnels = tunnels
+        self._backstops = backstops
+        self._now = now
+        self._switchover = Switchover()
+        self._config = BgpConfig()
+        self._node: Node | None = None
+        self._ownership: Ownership | None = None
+        self._own_addresses: frozenset[IPAddress] = frozenset()
+        self._known: dict[Target, Resolution] = {}
+
+    # What is wanted
+
+    async def configure(self, config: BgpConfig, node: Node, ownership: Ownership) -> bool:
+        """Take a new configuration; whether `refresh` is due, since something may be reached in another way now."""
+        before = self._facts()
+        self._config, self._node, self._ownership = config, node, ownership
+        self._switchover.want(settle_tunnels(config, node, ownership), config.nodes, self._now())
+        await self._follow()
+        return before != self._facts()
+
+    async def tick(self) -> bool:
+        """Do what is due; whether `refresh` is due, too."""
+        if not self._switchover.tick(self._now()):
+            return False
+        await self._follow()
+        return True
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        return self._switchover.next_deadline
+
+    async def mend(self, *, thorough: bool = False) -> None:
+        """Put right what others did to devices, and look again who is on a link: before `refresh`, and every while."""
+        if thorough:
+            await self._backstops.mend()
+        if self._node is None:
+            return
+        await self._follow()
+        await self._tunnels.mend(thorough=thorough)
+
+    def _facts(self) -> object:
+        return (
+            self._switchover.in_force,
+            self._own_addresses,
+            self._config.vxlan_vni,
+            {kind: self._tunnels.interface(kind) for kind in Kind},
+        )
+
+    async def _follow(self) -> None:
+        """Bring devices, blackholes and the paths of Node objects to what is wanted."""
+        if self._node is None or self._ownership is None:
+            return
+        self._own_addresses = await self._own()
+        tunnels = self._switchover.tunnels
+        on_link: frozenset[IPAddress] = frozenset()
+        if self._config.node_routes is NodeRoutes.DIRECT:
+            others = (address for address, owner in self._ownership.addresses.items() if owner != self._node.name)
+            on_link = frozenset(address for address in others if self._resolver.resolve(address).is_on_link)
+        paths = node_paths(self._config, self._node, self._ownership, tunnels, on_link)
+        if paths != self.node_paths:
+            self.node_paths = paths
+        await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
+        problems = dict(self._tunnels.problems)
+        neighbours = {
+            address.packed: hardware_address(tunnel.node)
+            for address, tunnel in tunnels.items()
+            if tunnel.type is TunnelType.VXLAN
+        }
+        await self._tunnels.want(self._devices(), neighbours)
+        for kind, problem in self._tunnels.problems.items():
+            if problems.get(kind) != problem:
+                log.error("tunnel.failed", device=DEVICES[kind], reason=problem)
+        self.on_change()
+
+    async def _own(self) -> frozenset[IPAddress]:
+        try:
+            return await self._resolver.own_addresses()
+        except OSError as error:
+            log.warning("kernel.unreadable", reason=str(error))
+            return self._own_addresses
+
+    def _devices(self) -> Iterator[Device]:
+        media = self._switchover.media
+        if not media or self._node is None or self._ownership is None:
+            return
+        link_mtu = self.uplink_mtu() or DEFAULT_LINK_MTU
+        for kind in Kind:
+            families = sorted(medium.family for medium in media if _KINDS[medium] is kind)
+            if not families:
+                continue
+            own = self._ownership.pod_cidrs_of(self._node.name)
+            firsts = (next((each for each in own if each.family is family), None) for family in families)
+            yield Device(
+                kind,
+                tuple((family, link_mtu - OVERHEAD[_type(kind), family]) for family in families),
+                port=self._config.vxlan_port if kind is Kind.VXLAN else 0,
+                mac=hardware_address(self._node.name) if kind is Kind.VXLAN else b"",
+                addresses=tuple(first.packed for first in firsts if first is not None and not first.is_host),
+            )
+
+    # What others ask
+
+    def owns(self, interface: int) -> bool:
+        """Whether a link, by its ifindex, is one of our devices."""
+        return interface in {self._tunnels.interface(kind) for kind in Kind}
+
+    def on_link_paths(self) -> dict[Prefix, IPAddress]:
+        """Return the pod CIDRs of other nodes that are on a link of this node, and where."""
+        if self._node is None or self._ownership is None:
+            return {}
+        found: dict[Prefix, IPAddress] = {}
+        for prefix, name in self._ownership.pod_cidrs.items():
+            address = self._config.nodes[name].address(prefix.family) if name != self._node.name else None
+            if address is not None and self._resolver.resolve(address).is_on_link:
+                found[prefix] = address
+        return found
+
+    @property
+    def media(self) -> frozenset[Medium]:
+        """What tunnels are made of that may come or go."""
+        return self._switchover.media
+
+    @property
+    def port(self) -> int:
+        """The UDP port of VXLAN."""
+        return self._config.vxlan_port
+
+    @property
+    def peers(self) -> frozenset[IPAddress]:
+        """From where packets in tunnels may come."""
+        return self._switchover.peers
+
+    @property
+    def overhead(self) -> dict[Family, int]:
+        """By how many bytes at most packets of each family may grow on the way to another node."""
+        return overhead(self._switchover.tunnels)
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """The names of the devices that may be in use."""
+        return frozenset(DEVICES[_KINDS[medium]] for medium in self._switchover.media)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why a device is not there, by its name."""
+        found = {DEVICES[kind]: problem for kind, problem in self._tunnels.problems.items()}
+        return found | ({"blackholes": self._backstops.problem} if self._backstops.problem else {})
+
+    @property
+    def repaired(self) -> int:
+        """How often a device was found changed by others."""
+        return self._tunnels.repaired
+
+    def carriage(self, address: IPAddress, interface: str | None = None) -> tuple[Carriage, Tunnel | None]:
+        """Return how an address is reached as a next hop, and the tunnel that may be used to it."""
+        plain = self._resolver.resolve(address, interface)
+        tunnel = self._switchover.in_force.get(address) if interface is None else None
+        return carry(tunnel, is_reachable=bool(plain.next_hops), is_on_link=plain.is_on_link), tunnel
+
+    # A resolver
+
+    def resolve(self, address: IPAddress, interface: str | None = None) -> Resolution:
+        """Return how an address is reached. Does not wait, and remembers the answer."""
+        target = (address, interface)
+        known = self._known.get(target)
+        if known is None:
+            known = self._known[target] = self._carry(address, interface)
+        return known
+
+    async def refresh(self) -> frozenset[Target]:
+        """Look everything up again that was resolved before; return what is reached in another way now."""
+        await self._resolver.refresh()
+        changed: list[Target] = []
+        async for piece in in_turns(list(self._known.items())):
+            for target, known in piece:
+                resolution = self._carry(*target)
+                if resolution != known and target in self._known:
+                    self._known[target] = resolution
+                    changed.append(target)
+        return frozenset(changed)
+
+    def forget(self, address: IPAddress, interface: str | None = None) -> None:
+        """Look an address no more up in `refresh`."""
+        self._known.pop((address, interface), None)
+        self._resolver.forget(address, interface)
+
+    def source(self, address: IPAddress, interface: str | None = None) -> IPAddress | None:
+        """Return the address of this node that packets to an address bear, None if there is no way to it."""
+        return self._resolver.source(address, interface)
+
+    async def own_addresses(self) -> frozenset[IPAddress]:
+        """Return the addresses of this node, all of them. Raises OSError."""
+        return await self._resolver.own_addresses()
+
+    def _carry(self, address: IPAddress, interface: str | None) -> Resolution:
+        carriage, tunnel = self.carriage(address, interface)
+        if carriage.how is not How.TUNNEL or tunnel is None or carriage.cost is None:
+            return self._resolver.resolve(address, interface)
+        kind = _KINDS[Medium(tunnel.type, family_of(address))]
+        device = self._tunnels.interface(kind)
+        if device is None:
+            reason = self._tunnels.problems.get(kind, f"{DEVICES[kind]} is not there yet")
+            return Resolution((), is_on_link=False, reason=f"it needs a tunnel: {reason}")
+        outer = Outer(address.packed, self._source(family_of(address)))
+        if kind is Kind.VXLAN:  # Ethernet: the other node is found by its hardware address, as a neighbour
+            outer = outer._replace(vni=self._config.vxlan_vni)
+            hop = NextHop(address.packed, device, onlink=True, outer=outer)
+        else:
+            hop = NextHop(b"", device, outer=outer)
+        return Resolution((hop,), is_on_link=False, tunnel_cost=carriage.cost)
+
+    def _source(self, family: Family) -> bytes:
+        """Return the outer source: the address that other nodes know this one by, so that they accept it."""
+        address = self._node.address(family) if self._node else None
+        return address.packed if address is not None and address in self._own_addresses else b""
+
+
+def _type(kind: Kind) -> TunnelType:
+    return next(medium.type for medium, its in _KINDS.items() if its is kind)

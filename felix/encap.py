@@ -1,0 +1,60 @@
+"""Encapsulation as an attribute of a next hop, on the wire (linux/lwtunnel.h): the outer header that a packet gets.
+
+A device in external mode has no far end of its own; each next hop that leads out of it says which. So there is one
+device however many nodes, and what a destination's tunnel is stands where its route points, in the same write.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Final, NamedTuple
+
+from felix.netlink import U16, attribute, attributes
+
+_NESTED: Final = 0x8000  # NLA_F_NESTED
+_TYPE_OF: Final = {4: U16.pack(2), 16: U16.pack(4)}  # LWTUNNEL_ENCAP_IP, _IP6, by the length of the outer address
+
+# enum lwtunnel_ip_t and lwtunnel_ip6_t, which agree in these.
+_ID: Final = 1
+_DESTINATION: Final = 2
+_SOURCE: Final = 3
+_TTL: Final = 4
+_FLAGS: Final = 6
+
+_BE64: Final = struct.Struct("!Q")
+_BE16: Final = struct.Struct("!H")
+_WITH_CHECKSUM: Final = 0x01  # TUNNEL_CSUM: IPv6 asks for it, and receivers merge segments only where there is one
+_OUTER_TTL: Final = bytes([64])  # else IPIP takes the inner one, and packets die on the way between two nodes
+
+
+class Outer(NamedTuple):
+    """The outer header: packed addresses, both 4 or both 16 bytes, and the VNI of VXLAN (0: none, IP in IP)."""
+
+    destination: bytes
+    source: bytes = b""  # empty: the kernel chooses
+    vni: int = 0
+
+
+def pack(outer: Outer, kind: int, content: int) -> bytes:
+    """Return the two attributes of a route's or nexthop's encapsulation, whose numbers differ between the two."""
+    body = attribute(_DESTINATION, outer.destination) + attribute(_TTL, _OUTER_TTL)
+    if outer.source:
+        body += attribute(_SOURCE, outer.source)
+    if outer.vni:
+        body += attribute(_ID, _BE64.pack(outer.vni)) + attribute(_FLAGS, _BE16.pack(_WITH_CHECKSUM))
+    return attribute(kind, _TYPE_OF[len(outer.destination)]) + attribute(content | _NESTED, body)
+
+
+def parse(found: dict[int, bytes], kind: int, content: int) -> Outer | None:
+    """Read those two attributes; None where there is no encapsulation, or none in IP."""
+    if found.get(kind) not in _TYPE_OF.values():
+        return None
+    fields = dict(attributes(found[content], 0, len(found[content])))
+    source, (vni,) = fields.get(_SOURCE, b""), _BE64.unpack(fields.get(_ID, bytes(8)))
+    return Outer(fields.get(_DESTINATION, b""), source if any(source) else b"", vni)
+
+
+def text(outer: Outer) -> str:
+    """Return the outer destination as people read it."""
+    return socket.inet_ntop(socket.AF_INET if len(outer.destination) == 4 else socket.AF_INET6, outer.destination)

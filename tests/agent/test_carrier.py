@@ -1,0 +1,327 @@
+"""Direct or in a tunnel, on the whole loop: what routers say and take back, what nodes are, what is configured."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from bgp.carriage import hardware_address
+from bgp.config import Encapsulation, EncapsulationMode, NodeRoutes, TunnelType
+from bgp.switchover import RETIRE_DELAY_S, SWITCH_DELAY_S
+from felix.encap import Outer
+from felix.faketunnels import INTERFACES
+from felix.monitor import LinkChanged
+from felix.resolver import Resolution
+from felix.route import NextHop
+from felix.routetable import DropRoute, PutRoute
+from felix.tunnelmessages import Kind
+from inet.prefix import Family, Prefix
+from tests.agent.routing_world import World, running
+
+FALLBACK = Encapsulation(EncapsulationMode.FALLBACK)
+ALWAYS = Encapsulation(EncapsulationMode.ALWAYS)
+IPIP = Encapsulation(EncapsulationMode.ALWAYS, TunnelType.IPIP)
+ROUTER = 9
+
+
+@pytest.fixture(params=list(Family), ids=lambda family: family.label)
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Node n2 is on the link, node n3 behind a router that has no address in the world."""
+    world = World(request.param)
+    world.resolver.addresses.add(world.host(1))
+    world.resolver.answers[world.host(3), None] = Resolution((world.hop(ROUTER),), is_on_link=False)
+    async with running(world):
+        yield world
+
+
+def tunnel(world: World, number: int, type_: TunnelType = TunnelType.VXLAN, vni: int = 4096) -> NextHop:
+    """The next hop that leads to a node through a tunnel."""
+    far, near = world.host(number).packed, world.host(1).packed
+    if type_ is TunnelType.VXLAN:
+        return NextHop(far, INTERFACES[Kind.VXLAN], onlink=True, outer=Outer(far, near, vni))
+    kind = Kind.IPIP if world.family is Family.IPV4 else Kind.IP6TNL
+    return NextHop(b"", INTERFACES[kind], outer=Outer(far, near))
+
+
+def way(world: World, number: int) -> tuple[NextHop, ...] | None:
+    return world.kernel().get(world.cidr(number))
+
+
+# Fallback
+
+
+async def test_fallback_goes_direct_to_a_neighbour_and_by_tunnel_to_who_is_far(world: World) -> None:
+    await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
+    assert way(world, 2) == (world.hop(2),)
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+async def test_never_leaves_it_to_bgp(world: World) -> None:
+    await world.configure(mesh_enabled=False)
+    assert world.kernel() == {}
+    assert world.tunnels.devices == {}
+    assert world.backstops.destinations == set()
+
+
+async def test_a_router_that_announces_the_prefix_is_preferred_to_the_tunnel_and_missed_at_once(world: World) -> None:
+    await world.with_routers(ROUTER, encapsulation=FALLBACK)
+    await world.up(ROUTER)
+    await world.hear(ROUTER, [world.cidr(3)], path=[65100, 65101, 65102])
+    assert way(world, 3) == (world.hop(ROUTER),)
+    await world.withdraw(ROUTER, [world.cidr(3)])
+    assert way(world, 3) == (tunnel(world, 3),)
+    await world.hear(ROUTER, [world.cidr(3)], path=[65100])
+    assert way(world, 3) == (world.hop(ROUTER),)
+
+
+async def test_a_lost_session_moves_destinations_to_the_tunnel(world: World) -> None:
+    await world.with_routers(ROUTER, encapsulation=FALLBACK)
+    await world.up(ROUTER, offer=None)
+    await world.hear(ROUTER, [world.cidr(3)], path=[65100])
+    await world.down(ROUTER)
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+async def test_a_router_that_cannot_be_reached_any_more_is_as_good_as_none(world: World) -> None:
+    await world.with_routers(ROUTER, encapsulation=FALLBACK)
+    await world.up(ROUTER)
+    await world.hear(ROUTER, [world.cidr(3)], path=[65100])
+    world.resolver.answers[world.host(ROUTER), None] = Resolution((), is_on_link=False, reason="the link is down")
+    world.monitor.tell(LinkChanged(1, "eth0", is_up=False))
+    await world.settle()
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+async def test_a_mesh_session_over_a_router_does_not_mean_that_the_router_knows_pods(world: World) -> None:
+    await world.configure(encapsulation=FALLBACK)
+    await world.up(3)
+    await world.hear(3, [world.cidr(3)])
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+async def test_what_moves_is_replaced_in_place_and_never_taken_away(world: World) -> None:
+    await world.with_routers(ROUTER, encapsulation=FALLBACK)
+    await world.up(ROUTER, offer=None)
+    await world.hear(ROUTER, [world.cidr(3)], path=[65100])
+    world.table.written.clear()
+    await world.withdraw(ROUTER, [world.cidr(3)])
+    routes = [change for change in world.table.written if isinstance(change, PutRoute | DropRoute)]
+    assert [(type(change), change.destination) for change in routes] == [(PutRoute, world.cidr(3))]
+    assert not any(change.is_new for change in routes if isinstance(change, PutRoute))
+
+
+async def test_what_must_not_leave_unencapsulated_has_a_blackhole_behind_it(world: World) -> None:
+    await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
+    assert world.backstops.destinations == {world.cidr(2), world.cidr(3)}
+
+
+async def test_without_its_device_a_destination_has_no_route(world: World) -> None:
+    world.tunnels.break_(Kind.VXLAN, "no such thing")
+    await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
+    assert way(world, 2) == (world.hop(2),)
+    assert way(world, 3) is None
+    reason = world.routing.forwarding.why_unreachable(world.key(3))
+    assert reason == "it needs a tunnel: no such thing"
+    world.tunnels.heal(Kind.VXLAN)
+    world.monitor.tell(LinkChanged(INTERFACES[Kind.VXLAN], "tortie-vxlan", is_up=True))
+    await world.settle()
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+# Always
+
+
+async def test_always_takes_the_tunnel_whatever_else_there_is(world: World) -> None:
+    await world.with_routers(ROUTER, encapsulation=ALWAYS)
+    await world.up(ROUTER)
+    await world.hear(ROUTER, [world.cidr(2), world.cidr(3)], path=[65100])
+    assert way(world, 2) == (tunnel(world, 2),)
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+async def test_what_is_no_pod_s_address_goes_where_bgp_says(world: World) -> None:
+    service = Prefix.parse("10.43.0.0/24" if world.family is Family.IPV4 else "fd43::/64")
+    await world.with_routers(ROUTER, encapsulation=ALWAYS, service_cidrs=(service,))
+    await world.up(ROUTER)
+    await world.hear(ROUTER, [service], path=[65100])
+    assert world.kernel()[service] == (world.hop(ROUTER),)
+
+
+async def test_ip_in_ip_has_a_device_for_each_family(world: World) -> None:
+    await world.configure(encapsulation=IPIP, mesh_enabled=False)
+    assert way(world, 3) == (tunnel(world, 3, TunnelType.IPIP),)
+    expected, overhead = (Kind.IPIP, 20) if world.family is Family.IPV4 else (Kind.IP6TNL, 40)
+    assert world.tunnels.devices.keys() == {expected}
+    assert dict(world.tunnels.devices[expected].mtu) == {world.family: 1500 - overhead}
+    assert world.carrier.overhead[world.family] == overhead
+
+
+async def test_vxlan_knows_each_node_by_its_hardware_address(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
+    expected = {world.host(number).packed: hardware_address(f"n{number}") for number in (2, 3)}
+    assert world.tunnels.neighbours == expected
+    device = world.tunnels.devices[Kind.VXLAN]
+    assert device.mac == hardware_address("n1")
+    assert device.addresses == (world.cidr(1).packed,)
+    assert dict(device.mtu) == {world.family: 1450 if world.family is Family.IPV4 else 1430}
+
+
+async def test_the_vni_and_port_are_those_configured(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS, mesh_enabled=False, vxlan_vni=77, vxlan_port=8472)
+    assert way(world, 3) == (tunnel(world, 3, vni=77),)
+    assert world.tunnels.devices[Kind.VXLAN].port == 8472
+
+
+async def test_an_outer_source_that_this_node_does_not_have_is_left_to_the_kernel(world: World) -> None:
+    world.resolver.addresses.clear()
+    await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
+    (hop,) = way(world, 3) or ()
+    assert hop.outer.source == b""
+
+
+# Nodes
+
+
+async def test_a_node_that_changes_its_address_is_followed(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
+    moved = replace(world.node(3), addresses=(world.host(33),))
+    await world.configure(nodes=world.config.nodes | {"n3": moved})
+    assert way(world, 3) == (tunnel(world, 33),)
+    assert world.host(3).packed not in world.tunnels.neighbours
+
+
+async def test_of_two_nodes_with_one_address_only_the_older_one_is_reached_by_it(world: World) -> None:
+    twin = replace(world.node(3), addresses=(world.host(2),), created="2026-01-02")
+    await world.configure(encapsulation=ALWAYS, mesh_enabled=False, nodes=world.config.nodes | {"n3": twin})
+    assert way(world, 2) == (tunnel(world, 2),)
+    assert way(world, 3) is None
+    assert "is an address of Node n2, too" in world.routing.plan.complaints[0].reason  # type: ignore[union-attr]
+
+
+async def test_a_node_that_goes_takes_its_route_and_far_end_along(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
+    await world.configure(nodes={name: node for name, node in world.config.nodes.items() if name != "n3"})
+    assert way(world, 3) is None
+    assert world.tunnels.neighbours.keys() == {world.host(2).packed}
+    assert world.backstops.destinations == {world.cidr(2)}
+
+
+async def test_a_far_node_s_settings_count_when_they_are_stricter(world: World) -> None:
+    overrides = {("n3", family): ALWAYS for family in Family}
+    await world.configure(encapsulation_overrides=overrides, mesh_enabled=False)
+    assert way(world, 2) is None
+    assert way(world, 3) == (tunnel(world, 3),)
+    assert world.backstops.destinations == {world.cidr(3)}
+
+
+# Direct
+
+
+async def test_direct_needs_no_sessions_between_nodes(world: World) -> None:
+    await world.configure(node_routes=NodeRoutes.DIRECT)
+    assert world.routing.peers == {}
+    assert way(world, 2) == (world.hop(2),)
+    assert way(world, 3) is None
+    assert "is on no link of this node" in world.carrier.node_paths.left_out[world.cidr(3)]
+
+
+async def test_direct_prefers_the_link_to_a_router_and_a_router_to_nothing(world: World) -> None:
+    await world.with_routers(ROUTER, node_routes=NodeRoutes.DIRECT)
+    await world.up(ROUTER)
+    await world.hear(ROUTER, [world.cidr(2), world.cidr(3)], path=[65100])
+    assert way(world, 2) == (world.hop(2),)
+    assert way(world, 3) == (world.hop(ROUTER),)
+
+
+async def test_a_node_that_comes_onto_the_link_is_reached_directly(world: World) -> None:
+    await world.configure(node_routes=NodeRoutes.DIRECT, encapsulation=FALLBACK)
+    assert way(world, 3) == (tunnel(world, 3),)
+    del world.resolver.answers[world.host(3), None]
+    world.monitor.tell(LinkChanged(1, "eth0", is_up=True))
+    await world.settle()
+    assert way(world, 3) == (world.hop(3),)
+
+
+async def test_from_bgp_to_direct_nothing_is_written(world: World) -> None:
+    await world.configure()
+    await world.up(2)
+    await world.hear(2, [world.cidr(2)])
+    assert way(world, 2) == (world.hop(2),)
+    world.table.written.clear()
+    await world.configure(node_routes=NodeRoutes.DIRECT)
+    assert world.routing.peers == {}
+    assert way(world, 2) == (world.hop(2),)
+    assert world.table.written == []
+
+
+async def test_from_direct_to_bgp_routes_stay_until_the_peers_have_spoken(world: World) -> None:
+    await world.configure(node_routes=NodeRoutes.DIRECT)
+    world.table.written.clear()
+    await world.configure(node_routes=NodeRoutes.BGP)
+    assert way(world, 2) == (world.hop(2),)
+    await world.up(2)
+    await world.hear(2, [world.cidr(2)])
+    await world.up(3)
+    await world.hear(3, [])
+    assert world.table.written == []
+    assert way(world, 2) == (world.hop(2),)
+    await world.withdraw(2, [world.cidr(2)])
+    assert way(world, 2) is None
+
+
+async def test_from_direct_to_bgp_a_peer_that_never_speaks_is_not_waited_for_for_ever(world: World) -> None:
+    await world.configure(node_routes=NodeRoutes.DIRECT)
+    await world.configure(node_routes=NodeRoutes.BGP)
+    await world.pass_time(119)
+    assert way(world, 2) == (world.hop(2),)
+    await world.pass_time(2)
+    assert way(world, 2) is None
+
+
+# From one to another while traffic flows
+
+
+async def test_a_tunnel_is_used_when_the_other_end_has_had_time_to_make_its_own(world: World) -> None:
+    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
+    await world.configure(encapsulation=ALWAYS)
+    assert world.tunnels.devices.keys() == {Kind.VXLAN}
+    assert way(world, 2) == (world.hop(2),)
+    await world.pass_time(SWITCH_DELAY_S)
+    assert way(world, 2) == (tunnel(world, 2),)
+
+
+async def test_a_device_goes_when_the_other_end_has_had_time_to_stop_using_it(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS, node_routes=NodeRoutes.DIRECT)
+    await world.configure(encapsulation=IPIP)
+    assert way(world, 2) == (tunnel(world, 2),)
+    await world.pass_time(SWITCH_DELAY_S)
+    assert way(world, 2) == (tunnel(world, 2, TunnelType.IPIP),)
+    assert Kind.VXLAN in world.tunnels.devices
+    assert world.host(2) in world.carrier.peers
+    await world.pass_time(RETIRE_DELAY_S)
+    assert Kind.VXLAN not in world.tunnels.devices
+
+
+async def test_from_always_to_direct_the_device_stays_for_what_is_on_its_way(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS, node_routes=NodeRoutes.DIRECT)
+    await world.configure(encapsulation=Encapsulation())
+    assert way(world, 2) == (world.hop(2),)
+    assert world.tunnels.devices.keys() == {Kind.VXLAN}
+    assert world.host(2) in world.carrier.peers
+    await world.pass_time(RETIRE_DELAY_S)
+    assert world.tunnels.devices == {}
+    assert world.carrier.peers == frozenset()
+
+
+async def test_a_restart_writes_nothing(world: World) -> None:
+    await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
+    again = World(world.family, world.table)
+    again.resolver.answers |= world.resolver.answers
+    again.resolver.addresses |= world.resolver.addresses
+    world.table.written.clear()
+    async with running(again):
+        await again.configure(encapsulation=FALLBACK, mesh_enabled=False)
+        assert way(again, 3) == (tunnel(world, 3),)
+        assert again.table.written == []
