@@ -183,7 +183,7 @@ class Agent:
 async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
     """Build the agent on the real kernel of this network namespace."""
     sysctls = Sysctls(options.run_dir / sysctl.FILE_NAME)
-    report = sysctls.apply(sysctl.for_routes())
+    report = await asyncio.to_thread(lambda: sysctls.apply(sysctl.for_routes()))
     if report.changed or report.failed:
         log.info("sysctl", changed=report.changed, failed=report.failed)
     async with contextlib.AsyncExitStack() as stack:

@@ -130,14 +130,24 @@ class Sysctls:
     def apply(self, settings: Iterable[Setting]) -> Report:
         """Make settings as they should be, as far as the kernel lets us. What fails is a value, not an exception."""
         report = Report()
+        wrong: dict[Setting, str] = {}
         for setting in settings:
-            path = self._root / "net" / setting.path
             try:
-                before = path.read_text(encoding="ascii").strip()
-                if _is_right(before, setting):
-                    continue
-                self._write_down(setting.name, before, setting.wanted)
-                path.write_text(setting.wanted, encoding="ascii")
+                before = (self._root / "net" / setting.path).read_text(encoding="ascii").strip()
+            except OSError as error:
+                report.failed[setting.name] = error.strerror or str(error)
+            else:
+                if not _is_right(before, setting):
+                    wrong[setting] = before
+        try:
+            self._write_down(wrong)
+        except OSError as error:  # what cannot be undone is not done
+            reason = f"{self._record} cannot be written: {error.strerror or error}"
+            report.failed.update({setting.name: reason for setting in wrong})
+            return report
+        for setting, before in wrong.items():
+            try:
+                (self._root / "net" / setting.path).write_text(setting.wanted, encoding="ascii")
                 report.changed[setting.name] = before
             except OSError as error:
                 report.failed[setting.name] = error.strerror or str(error)
@@ -170,11 +180,14 @@ class Sysctls:
                 left[name] = error.strerror or str(error)
         return restored, left
 
-    def _write_down(self, name: str, before: str, after: str) -> None:
-        """Note a change before it is made; the first value that a setting had is kept. Raises OSError."""
+    def _write_down(self, wrong: Mapping[Setting, str]) -> None:
+        """Note what is about to be changed; the first value that a setting had is kept. Raises OSError."""
+        if not wrong:
+            return
         known = self.changed()
-        first = known[name].before if name in known else before
-        known[name] = Change(first, after)
+        for setting, before in wrong.items():
+            first = known[setting.name].before if setting.name in known else before
+            known[setting.name] = Change(first, setting.wanted)
         content: Mapping[str, Mapping[str, str]] = {each: change._asdict() for each, change in known.items()}
         self._record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{self._record.name}.", dir=self._record.parent)
