@@ -83,7 +83,8 @@ def agent(
     In a pod it uses the pod's service account. Example: tortie agent --config /etc/tortie --node n1
     """
     # Only the agent needs these: the other commands must start fast.
-    from agent import daemon, exclusive, logs  # noqa: PLC0415
+    from agent import daemon, logs  # noqa: PLC0415
+    from agent.__main__ import become_agent  # noqa: PLC0415
     from agent.cni.node import CniOptions  # noqa: PLC0415
     from agent.kubernetes.access import is_in_pod, own_namespace  # noqa: PLC0415
     from agent.objects.kinds import OWN_NAMESPACE  # noqa: PLC0415
@@ -98,15 +99,7 @@ def agent(
     namespace = OWN_NAMESPACE if config else own_namespace()
     cni = CniOptions(cni_conf_dir, cni_state_dir)
     options = daemon.Options(config, name, run_dir, _listen_address(listen), cni, kubeconfig, namespace)
-    logs.configure(log_level, node=name)
-    try:
-        daemon.run(options)
-    except exclusive.AlreadyRunningError as error:
-        fail(str(error))
-    except PermissionError as error:
-        fail(f"not permitted: {error}; the agent needs CAP_NET_ADMIN and its run directory {run_dir}")
-    except OSError as error:
-        fail(f"cannot start: {error}")
+    become_agent(options, log_level)
 
 
 def _listen_address(text: str) -> tuple[str, int] | None:
