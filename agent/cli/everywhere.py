@@ -156,7 +156,8 @@ async def open_fleet(where: Where) -> Fleet:
     from agent.fleet import FleetError  # noqa: PLC0415 - what asks one agent alone must start fast
 
     default = Path.home() / ".kube" / "config"
-    if where.lab or not (where.kubeconfig or where.context or os.environ.get("KUBECONFIG") or default.exists()):
+    named = where.kubeconfig or Path(os.environ.get("KUBECONFIG", default))
+    if where.lab or not (where.kubeconfig or where.context or named.exists()):
         from agent.fleet.lab import LabFleet  # noqa: PLC0415
 
         try:
@@ -168,7 +169,7 @@ async def open_fleet(where: Where) -> Fleet:
             raise FleetError(reason) from None
     from agent.fleet.kubernetes import KubernetesFleet  # noqa: PLC0415 - a second to import
 
-    return await KubernetesFleet.connect(where.kubeconfig, where.context)
+    return KubernetesFleet.of(named, where.context)
 
 
 async def _ask_node(where: Where, words: Sequence[str], output: Format) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
@@ -122,6 +123,26 @@ class Client:
             yield _lines(response)
         finally:
             response.close()
+
+    @contextlib.asynccontextmanager
+    async def websocket(
+        self, path: str, query: Sequence[tuple[str, str]], protocol: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Speak over a WebSocket, which is how commands are run in pods. Raises Refused, Unreachable."""
+        with _in_words():
+            api = await self._ready()
+            _, url, headers, *_ = await api.param_serialize("GET", path, auth_settings=["BearerToken"])
+            session: Any = api.rest_client.pool_manager or api.rest_client._create_pool_manager()  # noqa: SLF001 - as the library's own WsApiClient does
+            api.rest_client.pool_manager = session
+            try:
+                # A whole answer may come as one message, of any size.
+                connection = await session.ws_connect(
+                    f"{url}?{urlencode(query)}", headers=headers, protocols=[protocol], max_msg_size=0
+                )
+            except aiohttp.WSServerHandshakeError as error:
+                raise refusal(error.status, b"", "") from None
+            async with connection:
+                yield connection
 
     async def close(self) -> None:
         """Let go of all connections."""
