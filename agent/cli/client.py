@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import socket
@@ -43,17 +44,14 @@ def socket_path(given: Path | None) -> Path:
 
 def follow(path: Path, what: str, item: type[T]) -> Iterator[T]:
     """Yield what an agent tells as it happens, until it ends. Raises UnreachableError or RefusedError."""
-    connection = _UnixConnection(path)
-    try:
-        response = _request(connection, path, f"/v1/{what}")
-        if response.status != http.HTTPStatus.OK:
-            raise RefusedError(_reason(response.status, response.read()))
-        connection.sock.settimeout(None)
+    with _connection(path) as connection:
+        connection.request("GET", f"/v1/{what}")
+        response = _accepted(connection)
+        if connection.sock is not None:  # else all of the answer is here
+            connection.sock.settimeout(None)
         while said := response.readline():
             if said.strip():
                 yield msgspec.json.decode(said, type=item)
-    finally:
-        connection.close()
 
 
 def ask(path: Path, what: str, answer: type[T], **query: str) -> T:
@@ -67,31 +65,37 @@ def tell(path: Path, what: str, answer: type[T], **said: object) -> T:
 
 
 def _converse(path: Path, method: str, target: str, body: bytes | None, answer: type[T]) -> T:
+    with _connection(path) as connection:
+        connection.request(method, target, body)
+        return msgspec.json.decode(_accepted(connection).read(), type=answer)
+
+
+@contextlib.contextmanager
+def _connection(path: Path) -> Iterator[_UnixConnection]:
+    """Talk to an agent, and say in one sentence why that cannot be."""
     connection = _UnixConnection(path)
     try:
-        response = _request(connection, path, target, method, body)
-        said = response.read()
-    except OSError as error:
-        raise UnreachableError(f"the agent at {path} does not answer: {error.strerror or error}") from None
-    finally:
-        connection.close()
-    if response.status != http.HTTPStatus.OK:
-        raise RefusedError(_reason(response.status, said))
-    return msgspec.json.decode(said, type=answer)
-
-
-def _request(
-    connection: _UnixConnection, path: Path, target: str, method: str = "GET", body: bytes | None = None
-) -> http.client.HTTPResponse:
-    try:
-        connection.request(method, target, body)
-        return connection.getresponse()
+        yield connection
     except FileNotFoundError:
         raise UnreachableError(
             f"no agent at {path}: is it running here? (--socket or TORTIE_SOCKET names another)"
         ) from None
     except OSError as error:
         raise UnreachableError(f"the agent at {path} does not answer: {error.strerror or error}") from None
+    except http.client.IncompleteRead:
+        raise UnreachableError(f"the agent at {path} ended in the middle of its answer") from None
+    except (http.client.HTTPException, msgspec.DecodeError) as error:
+        raise UnreachableError(f"the agent at {path} does not answer as one of this version does: {error}") from None
+    finally:
+        connection.close()
+
+
+def _accepted(connection: _UnixConnection) -> http.client.HTTPResponse:
+    """Return the answer, its body yet to be read. Raises RefusedError for one that says no."""
+    response = connection.getresponse()
+    if response.status != http.HTTPStatus.OK:
+        raise RefusedError(_reason(response.status, response.read()))
+    return response
 
 
 def _reason(status: int, body: bytes) -> str:
