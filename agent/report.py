@@ -70,6 +70,29 @@ class AdvertisedRoute(msgspec.Struct, rename="camel", frozen=True):
     communities: list[str]
 
 
+class CarriedReport(msgspec.Struct, rename="camel", frozen=True):
+    """How packets travel to a destination, and why so. What is about a tunnel is empty where there is none."""
+
+    how: str  # direct, tunnel
+    type: str = ""  # VXLAN, IPIP
+    device: str = ""
+    node: str = ""  # at the far end
+    remote: str = ""  # its address: the outer destination
+    vni: int | None = None
+    why: str = ""
+
+
+class TunnelReport(msgspec.Struct, rename="camel", frozen=True):
+    """Tunnels between this node and others."""
+
+    devices: list[str] = []
+    peers: int = 0  # addresses from which packets in tunnels are taken
+    destinations: int = 0  # pod CIDRs that are reached through a tunnel now
+    overhead: dict[str, int] = {}  # family -> bytes that a tunnel adds at most
+    repaired: int = 0  # how often a device was found changed by others
+    problems: list[str] = []  # why a device is not there
+
+
 class InstalledRoute(msgspec.Struct, rename="camel", frozen=True):
     """One route as it should be in the kernel, and whether it is."""
 
@@ -78,6 +101,7 @@ class InstalledRoute(msgspec.Struct, rename="camel", frozen=True):
     origin: str
     state: str  # in kernel, pending, refused: why, shadowed by static (metric 100)
     age_seconds: float | None
+    carried: CarriedReport | None = None  # None: a blackhole
 
 
 class Explanation(msgspec.Struct, rename="camel", frozen=True):
@@ -171,6 +195,7 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     conditions: list[ConditionReport]
     problems: list[str]
     drain: DrainReport = DrainReport()
+    tunnels: TunnelReport = TunnelReport()
 
 
 class NodeSummary(msgspec.Struct, rename="camel", frozen=True):

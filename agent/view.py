@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from agent import __version__
+from agent import __version__, carriage_report
 from agent.datastore import Datastore
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
+from agent.nodepaths import NODE_OBJECTS
 from agent.objects.problem import Problem
 from agent.peers import Peer
 from agent.report import (
@@ -141,6 +142,8 @@ class View:
             note = "no peer announces it"
             if covering:
                 note += f"; {max(covering, key=lambda other: other.length)} covers it"
+            if why := carriage_report.left_out(routing, prefix):
+                note += f"; {why}"
         return Explanation(
             prefix=str(prefix),
             paths=paths,
@@ -160,8 +163,8 @@ class View:
             note = f"{note}: {why}"
         return AvailableRoute(
             prefix=str(prefix),
-            peer=str(path.source.peer),
-            origin=peer.planned.session.origin if peer else "",
+            peer=str(path.source.peer) if peer else "",
+            origin=peer.planned.session.origin if peer else f"Node/{carriage_report.node_of(self._routing, prefix)}",
             next_hop=str(path.next_hop),
             as_path=_as_list(attributes.as_path),
             local_preference=path.local_pref,
@@ -184,6 +187,7 @@ class View:
             origin=self.origin(row.destination),
             state=state,
             age_seconds=None if row.since is None else time.monotonic() - row.since,
+            carried=carriage_report.carried(self._routing, row),
         )
 
     def origin(self, prefix: Prefix) -> str:
@@ -194,6 +198,8 @@ class View:
         if choice is None:
             return "from before the restart"
         source = choice.best.source
+        if source.peer == NODE_OBJECTS:
+            return f"Node {carriage_report.node_of(self._routing, prefix)}"
         kind = "iBGP" if source.is_internal else "eBGP"
         return f"{kind} {str(choice.best.attributes.as_path) or source.peer}"
 
@@ -228,6 +234,7 @@ class View:
             speaker_restarts=health.restarts,
             uptime_seconds=time.time() - self._started,
             policy=self._policy_report(),
+            tunnels=carriage_report.tunnels(routing),
             conditions=conditions,
             problems=list(self.problems),
             drain=self.drain(),
@@ -286,6 +293,8 @@ class View:
             return "NoPodCIDRs", f"Node {self.node} has no podCIDRs yet: {hint}"
         if self.policy.error:
             return "PolicyNotEnforced", f"pods get nothing new: {self.policy.error}"
+        if message := carriage_report.unreachable(routing):
+            return "TunnelMissing", message
         if routing.peers and not health.running:
             return "SpeakerDown", health.last_error or "the BGP speaker is not running"
         wanted = [peer for peer in routing.peers.values() if not peer.planned.hindrance]
@@ -311,6 +320,7 @@ class View:
                 means = f"announced as the last choice, withdrawn at {drain.withdraw_at}"
             message = f"{means}; wanted by {' and '.join(drain.by)}" + (f": {drain.reason}" if drain.reason else "")
             yield ConditionReport(drain.state, "True", "DrainWanted", message)
+        yield from carriage_report.oddities(self._routing)
         if (held := self._routing.fib.guard.held) is not None:
             left = f"{max(0, held.until - time.monotonic()):.0f} s"
             message = (
@@ -323,6 +333,8 @@ class View:
 
 
 def _hop(hop: NextHop) -> str:
+    if hop.outer.destination:
+        return carriage_report.words(hop)
     try:
         interface = socket.if_indextoname(hop.interface)
     except OSError:

@@ -33,6 +33,7 @@ from agent.report import (
     PeerReport,
     PolicyReport,
     StatusReport,
+    TunnelReport,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ def _print_status(report: StatusReport) -> None:
         kernel += f", {report.routes_refused} refused"
     out.print(f"  routes     {kernel}; {report.prefixes_known} prefixes known")
     out.print(f"  pod CIDRs  {', '.join(report.pod_cidrs) or 'none'}")
+    if report.tunnels.devices:
+        out.print(f"  tunnels    {_tunnels(report.tunnels)}")
     if report.policy.wanted:
         out.print(f"  policy     {_policy(report.policy)}")
     if report.restarting:
@@ -156,6 +159,12 @@ def _policy(policy: PolicyReport) -> str:
     if policy.unlinked:
         words += f"; no link leads to {policy.unlinked} addresses"
     return f"{words}; in the kernel" if policy.in_kernel else f"{words}; NOT in the kernel: {policy.error}"
+
+
+def _tunnels(tunnels: TunnelReport) -> str:
+    more = ", ".join(f"{family} {size}" for family, size in tunnels.overhead.items() if size)
+    words = f"{tunnels.destinations} destinations through {', '.join(tunnels.devices)}; bytes more at most: {more or 0}"
+    return f"{words}; repaired {tunnels.repaired} times" if tunnels.repaired else words
 
 
 def _peers_of_record(record: NodeRoutingStatus) -> list[PeerReport]:
@@ -364,4 +373,7 @@ def _show_explanation(answer: Explanation) -> None:
     if answer.route is not None:
         age = duration(answer.route.age_seconds)
         out.print(f"kernel: {', '.join(answer.route.via)}; {answer.route.state}, since {age}")
+        if (carried := answer.route.carried) is not None:
+            node = f" {carried.type} to Node {carried.node}" if carried.node else ""
+            out.print(f"carried: {carried.how}{node}" + (f": {carried.why}" if carried.why else ""))
     out.print(f"announced to: {', '.join(answer.advertised_to) or 'nobody'}")
