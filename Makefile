@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cni test test-kubernetes lint format bench docs lock clean
+.PHONY: help setup demo cni test test-cni test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
@@ -14,9 +14,13 @@ demo: setup ## two racks, real routers, real packets: see the product work
 cni: ## build the CNI plugin: cni/bin/tortie-cni, one static binary (needs Go)
 	@scripts/cni build
 
-test: setup ## every test this machine can run without a Kubernetes API server
+test: setup ## every test this machine can run without a Kubernetes API server or containerd
 	@scripts/cni test
-	@$(BIN)/python -m pytest -m 'not kubernetes' --numprocesses 3 --dist loadfile --cov --cov-report=term
+	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd' --numprocesses 3 --dist loadfile --cov --cov-report=term
+
+test-cni: setup ## pods by the hundred through a real containerd: two minutes
+	@scripts/cni build || true # without it the tests are skipped, and say so
+	@$(BIN)/python -m pytest -m containerd
 
 test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
 	@scripts/kubernetes-assets >/dev/null

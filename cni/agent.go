@@ -72,7 +72,7 @@ func (a *agent) ask(method, what string, body []byte, timeout time.Duration, cod
 	return types.NewError(said.Code, "tortie-cni: "+said.Error, "")
 }
 
-const whatToDo = "the pod is tried again; if this lasts, look at the tortie pod of this node and its log"
+const whatToDo = "it is tried again; if this lasts, look at the tortie pod of this node and its log"
 
 func (a *agent) complaint(err error, timeout time.Duration) string {
 	var timedOut net.Error

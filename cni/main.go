@@ -1,6 +1,6 @@
-// Command tortie-cni is the last plugin of a node's CNI chain. It tells the Tortie agent about a pod that ptp and
+// Command tortie-cni is the last plugin of a node's CNI chain, and the first where pods have IPv6. At the end it tells the Tortie agent about a pod that ptp and
 // host-local have wired, and returns only when the pod's policy is in the kernel: no container of the pod starts before
-// that. It changes nothing itself and keeps nothing; the result of the plugins before it is passed on as it came.
+// that. It keeps nothing, and the result of the plugins before it is passed on as it came.
 package main
 
 import (
@@ -33,6 +33,7 @@ type config struct {
 	types.PluginConf
 	Socket         string  `json:"socket"`
 	TimeoutSeconds float64 `json:"timeoutSeconds"`
+	Prepare        bool    `json:"prepare"`
 }
 
 func (c *config) agent() *agent {
@@ -67,6 +68,9 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if conf.Prepare {
+		return prepare(args, conf)
+	}
 	wanted, err := attachmentOf(args, conf)
 	if err != nil {
 		return err
@@ -80,7 +84,7 @@ func add(args *skel.CmdArgs) error {
 
 func check(args *skel.CmdArgs) error {
 	conf, err := parse(args.StdinData)
-	if err != nil {
+	if err != nil || conf.Prepare {
 		return err
 	}
 	wanted, err := attachmentOf(args, conf)
@@ -94,7 +98,7 @@ func check(args *skel.CmdArgs) error {
 // removes next. A DEL that failed would only keep the pod from being removed.
 func del(args *skel.CmdArgs) error {
 	conf, err := parse(args.StdinData)
-	if err != nil {
+	if err != nil || conf.Prepare {
 		return err
 	}
 	_ = conf.agent().post("del", attachment{ContainerID: args.ContainerID, IfName: args.IfName}, shortTimeout, 0)
@@ -104,7 +108,7 @@ func del(args *skel.CmdArgs) error {
 // GC likewise: an agent that is away finds out by itself, when it is back, what exists.
 func gc(args *skel.CmdArgs) error {
 	conf, err := parse(args.StdinData)
-	if err != nil {
+	if err != nil || conf.Prepare {
 		return err
 	}
 	valid := make([]attachment, 0, len(conf.ValidAttachments))
@@ -117,7 +121,7 @@ func gc(args *skel.CmdArgs) error {
 
 func status(args *skel.CmdArgs) error {
 	conf, err := parse(args.StdinData)
-	if err != nil {
+	if err != nil || conf.Prepare {
 		return err
 	}
 	return conf.agent().get("status", shortTimeout, types.ErrPluginNotAvailable)

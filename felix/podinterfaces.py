@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from felix import routemessages
-from felix.links import NEWLINK
+from felix.dad import settle
+from felix.links import NEWLINK, addresses
 from felix.netlink import U32, NetlinkSocket, attribute, attributes, dump, message
 from felix.route import PROTOCOL, Kind
 from inet.prefix import Family
@@ -46,8 +47,9 @@ async def aliased_links() -> list[PodLink]:
 
     links = await dump(message(_GETLINK, 0, _IFINFOMSG.pack(0, 0, 0, 0, 0, 0)), parse_link)
     behind: dict[int, list[bytes]] = {index: [] for index, _, _ in links}
+    own = {each.address.packed for each in await addresses()} if links else ()
     for address, interface in await _host_routes() if links else ():
-        if interface in behind:
+        if interface in behind and address not in own:  # IPv6 has a route to the gateway's own address, too
             behind[interface].append(address)
     return [PodLink(index, group, alias, tuple(behind[index])) for index, group, alias in links]
 
@@ -57,9 +59,9 @@ async def host_route_addresses() -> set[bytes]:
     return {address for address, _ in await _host_routes()}
 
 
-async def pod_links(addresses: Collection[bytes]) -> dict[bytes, int]:
+async def pod_links(wanted: Collection[bytes]) -> dict[bytes, int]:
     """Return the ifindex of the link that leads to each of some packed addresses, where one does. Raises OSError."""
-    wanted = frozenset(addresses)
+    wanted = frozenset(wanted)
     families = {Family.IPV4 if len(each) == 4 else Family.IPV6 for each in wanted}
     return {address: link for address, link in await _host_routes(families) if address in wanted}
 
@@ -111,6 +113,10 @@ class LinkGroups:
                 return False
             raise OSError(failure.errno, failure.message)
         return True
+
+    async def settle(self, interface: int) -> None:
+        """Have the host's end of a link answer at its IPv6 addresses at once. Raises OSError."""
+        await settle(self._netlink, interface)
 
     def _group(self, interface: int) -> int:
         answer = self._netlink.ask(message(_GETLINK, 0, _IFINFOMSG.pack(0, 0, 0, interface, 0, 0)))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agent import __version__
-from agent.cli import lab, look, policy
+from agent.cli import cni, lab, look, policy
 from agent.cli.drain import drain, undrain
 from agent.cli.drops import drops
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
@@ -36,6 +36,7 @@ app.add_typer(policy.app, name="policy", rich_help_panel=WHY)
 app.command(rich_help_panel=CHANGE)(drain)
 app.command(rich_help_panel=CHANGE)(undrain)
 app.add_typer(config, name="config", rich_help_panel=CHANGE)
+app.add_typer(cni.app, name="cni", rich_help_panel=RUN)
 app.add_typer(lab.app, name="lab", rich_help_panel=RUN)
 
 

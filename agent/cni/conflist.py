@@ -9,21 +9,22 @@ does not come back to another pod while the rest of the cluster still takes it f
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from agent.cni.atomic import replace_file
 from inet.prefix import Family, Prefix
 
 FILE_NAME: Final = "10-tortie.conflist"
 NETWORK: Final = "tortie"
 CNI_VERSIONS: Final = ("1.0.0", "1.1.0")
 """What we write, the oldest first: runtimes before libcni 1.2 know the first alone, and not `cniVersions`."""
+
+VERSIONS_FILE: Final = "cni-versions"
+"""In the run directory: those that all plugins on this node speak, as `tortie cni install` found them."""
 
 PLUGINS: Final = ("ptp", "host-local", "portmap", "bandwidth", "tortie-cni")
 """The programs it names, in the order of their turn."""
@@ -52,7 +53,10 @@ def render(
         "ranges": [[{"subnet": str(cidr)} for cidr in cidrs if cidr.family is family] for family in families],
         "routes": [{"dst": _DEFAULT_ROUTES[family]} for family in families],
     }
+    # At the front it spares pods with IPv6 the seconds that ptp waits for duplicate address detection.
+    first = [{"type": "tortie-cni", "prepare": True}] if Family.IPV6 in families else []
     plugins: list[dict[str, Any]] = [
+        *first,
         # Our own tables translate what leaves the cluster; ptp's would for each pod.
         {"type": "ptp", "ipMasq": False, **({"mtu": mtu} if mtu else {}), "ipam": ipam},
         {"type": "portmap", "capabilities": {"portMappings": True}},
@@ -68,20 +72,4 @@ def render(
 
 def write(directory: Path, content: bytes) -> bool:
     """Have the file say this; whether it said something else. Nobody sees half of it. Raises OSError."""
-    path = directory / FILE_NAME
-    with contextlib.suppress(FileNotFoundError):
-        if path.read_bytes() == content:
-            return False
-    # Runtimes read names that end in .conflist, .conf or .json.
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{FILE_NAME}.", suffix=".tmp", dir=directory)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return True
+    return replace_file(directory / FILE_NAME, content)

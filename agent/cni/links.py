@@ -22,6 +22,9 @@ class PodLinks(Protocol):
     async def mark(self, link: int, alias: str) -> bool:
         """Make a link a pod's in the eyes of the rules, and write on it whose; False: it is gone. Raises OSError."""
 
+    async def settle(self, link: int) -> None:
+        """Have the gateway of a link that was just made answer at once, in IPv6 too. Raises OSError."""
+
     async def marked(self) -> Sequence[PodLink]:
         """Return the links that bear an alias, anybody's, with the addresses behind them. Raises OSError."""
 
@@ -45,6 +48,10 @@ class KernelPodLinks:
     async def mark(self, link: int, alias: str) -> bool:
         """Put a link into the group of pods' links, and give it an alias unless that is empty."""
         return await self._groups.join(link, POD_INTERFACE_GROUP, alias)
+
+    async def settle(self, link: int) -> None:
+        """Have the pod's IPv6 gateway answer without a second of duplicate address detection."""
+        await self._groups.settle(link)
 
     async def marked(self) -> Sequence[PodLink]:
         """Return the links that bear an alias."""
@@ -91,6 +98,9 @@ class FakePodLinks:
                 self.links[name] = found._replace(group=POD_INTERFACE_GROUP, alias=alias or found.alias)
                 return True
         return False
+
+    async def settle(self, link: int) -> None:
+        """Do nothing."""
 
     async def marked(self) -> Sequence[PodLink]:
         """Return the links that bear an alias."""

@@ -29,9 +29,6 @@ LOOK_INTERVAL_S: Final = 60.0
 ADD_LIMIT_S: Final = 10.0
 """How long an ADD may wait for the pod's policy. A kubelet tries again, with a sandbox made anew."""
 
-VERSIONS_FILE: Final = "cni-versions"
-"""In the run directory: the CNI versions that all plugins on this node speak, as `tortie cni install` found them."""
-
 log = structlog.get_logger("cni")
 
 
@@ -143,12 +140,12 @@ class NodeCni:
     def _versions(self) -> Sequence[str]:
         spoken: list[str] = []
         with contextlib.suppress(OSError):
-            spoken = (self._run_dir / VERSIONS_FILE).read_text(encoding="ascii").split()
+            spoken = (self._run_dir / conflist.VERSIONS_FILE).read_text(encoding="ascii").split()
         return [each for each in conflist.CNI_VERSIONS if each in spoken] or conflist.CNI_VERSIONS[:1]
 
     def _report(self, reason: str) -> None:
         if reason and reason != self._reported:
-            log.warning("cni.not_ready", reason=reason)
+            log.info("cni.not_ready", reason=reason)
         self._reported = reason
 
     async def free_leaked(self) -> None:

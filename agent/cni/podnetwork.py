@@ -109,6 +109,7 @@ class PodNetwork:
             link = self._links.find(wired.host_interface)
             attachment = Attachment(wired.slot, wired.pod, wired.uid, wired.addresses, link)
             is_there = await self._links.mark(link, alias_of(attachment))
+            await self._links.settle(link)
         except OSError as error:
             reason = error.strerror or str(error)
             raise RefusalError(f"link {wired.host_interface} of pod {wired.pod}: {reason}", INTERNAL) from None

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from felix.podinterfaces import LinkGroups, aliased_links, host_route_addresses, pod_links
 from inet.prefix import Family, parse_address
-from tests.felix.netns import Node
+from tests.felix.netns import Node, entered
 
 pytestmark = pytest.mark.kernel
 
@@ -45,6 +46,8 @@ async def test_a_links_alias_group_and_addresses_are_found_again(node: Node) -> 
     addresses = {parse_address(pod_address(family)).packed for family in Family}
     for family in Family:
         node.ip(f"route add {pod_address(family)} dev a1")
+    node.ip("addr add 10.42.0.1/32 dev a1")
+    node.ip("addr add fd42::1/128 dev a1 nodad")
     node.ip("link set a0 alias uplink")
     with closing(LinkGroups()) as groups:
         assert await groups.join(node.interface(1), 97, "tortie x/b")
@@ -61,3 +64,20 @@ async def test_an_alias_of_255_bytes_fits(node: Node) -> None:
     with closing(LinkGroups()) as groups:
         assert await groups.join(node.interface(0), 97, "a" * 255)
     assert "alias " + "a" * 255 in node.ip("link show a0")
+
+
+def _have_addresses_looked_for(node: Node) -> None:
+    with entered(node.name):
+        Path("/proc/sys/net/ipv6/conf/a0/accept_dad").write_text("1", encoding="ascii")
+
+
+async def test_a_tentative_address_is_made_usable_and_others_are_left_alone(node: Node) -> None:
+    _have_addresses_looked_for(node)
+    node.ip("addr add fd42::1/128 dev a0")
+    assert "tentative" in node.ip("-6 addr show dev a0 to fd42::1")
+    with closing(LinkGroups()) as groups:
+        await groups.settle(node.interface(0))
+    shown = node.ip("-6 addr show dev a0")
+    assert "fd42::1/128 scope global nodad" in shown
+    assert "tentative" not in node.ip("-6 addr show dev a0 to fd42::1")
+    assert "fd00:1::1/64" in shown

@@ -31,6 +31,7 @@ def test_the_whole_file_is_what_operators_are_shown() -> None:
         "cniVersion": "1.0.0",
         "name": "tortie",
         "plugins": [
+            {"type": "tortie-cni", "prepare": True},
             {
                 "type": "ptp",
                 "ipMasq": False,
@@ -51,12 +52,16 @@ def test_the_whole_file_is_what_operators_are_shown() -> None:
 
 @pytest.mark.parametrize(("cidr", "route"), [(V4, "0.0.0.0/0"), (V6, "::/0")], ids=["IPv4", "IPv6"])
 def test_a_node_of_one_family_gives_addresses_of_that_family(cidr: Prefix, route: str) -> None:
-    ipam = rendered(cidr)["plugins"][0]["ipam"]
+    (ipam,) = (each["ipam"] for each in rendered(cidr)["plugins"] if "ipam" in each)
     assert (ipam["ranges"], ipam["routes"]) == ([[{"subnet": str(cidr)}]], [{"dst": route}])
 
 
 def test_an_mtu_nobody_gives_is_the_kernels() -> None:
     assert "mtu" not in rendered(V4, mtu=0)["plugins"][0]
+
+
+def test_a_node_without_ipv6_has_nothing_to_prepare() -> None:
+    assert [each["type"] for each in rendered(V4)["plugins"]] == ["ptp", "portmap", "bandwidth", "tortie-cni"]
 
 
 def test_versions_that_all_plugins_speak_are_offered_to_runtimes_that_choose() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from agent.cni.attachments import Attachment, Slot
-from agent.cni.conflist import FILE_NAME
+from agent.cni.conflist import FILE_NAME, VERSIONS_FILE
 from agent.cni.leases import GRACE_S
 from agent.cni.links import FakePodLinks
-from agent.cni.node import VERSIONS_FILE, CniOptions, NodeCni, NodeFacts
+from agent.cni.node import CniOptions, NodeCni, NodeFacts
 from agent.cni.podnetwork import PodNetwork
 from agent.enforcement import NodePolicy
 from agent.lab.wait import eventually
@@ -45,7 +45,8 @@ class Stage:
     def subnets(self) -> list[str]:
         if not self.file.exists():
             return []
-        ranges = json.loads(self.file.read_text())["plugins"][0]["ipam"]["ranges"]
+        (ptp,) = (each for each in json.loads(self.file.read_text())["plugins"] if each["type"] == "ptp")
+        ranges = ptp["ipam"]["ranges"]
         return [each["subnet"] for family in ranges for each in family]
 
     def lease(self, address: str, container: str) -> Path:

@@ -185,14 +185,16 @@ async def test_gc_forgets_what_the_runtime_no_longer_knows(world: CniWorld) -> N
 
 
 async def test_a_new_agent_knows_the_pods_of_the_one_before(world: CniWorld) -> None:
-    await world.tell(*world.base(), world.unaddressed("b"))
+    await world.tell(*world.base(), world.unaddressed("a"), world.unaddressed("b"))
+    await world.network.add(world.wired("a", 2, container="c0"), PATIENCE_S)
     await world.network.add(world.wired("b", 3), PATIENCE_S)
     again = CniWorld(world.family)
     again.links = world.links
     again.network = PodNetwork(again.policy, world.links)
     await again.network.adopt()
     async with enforcing(again):
-        await again.tell(*again.base(), again.unaddressed("b"))
+        await again.tell(*again.base(), again.unaddressed("a"), again.unaddressed("b"))
+        assert again.verdict("to", 2) is not None
         assert again.verdict("to", 3) is not None
         await again.network.check(again.wired("b", 3))
 
