@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agent.report import NetworkReport
 from agent.view import View
 
 
@@ -54,6 +55,7 @@ class StateCollector(Collector):
             ("tortie_object_problems", "Objects or fields that are not in force as written.", len(status.problems)),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        yield from _network(status.network)
         policy = status.policy
         for name, text, value in (
             ("tortie_policy_in_kernel", "1 while the kernel has all of this node's policy.", policy.in_kernel),
@@ -75,3 +77,32 @@ class StateCollector(Collector):
         yield CounterMetricFamily(
             "tortie_routes_repaired", "Routes found missing or changed.", value=status.routes_repaired
         )
+
+
+def _network(network: NetworkReport) -> Iterator[Metric]:
+    for name, text, value in (
+        ("tortie_pod_mtu_bytes", "The MTU of pods; 0 until it is known.", network.mtu or 0),
+        (
+            "tortie_pod_mtu_uncorrected",
+            "Links of pods with another MTU than they should have.",
+            len(network.mtu_uncorrected),
+        ),
+        ("tortie_sysctls_failed", "Kernel settings that are not as they should be.", len(network.sysctls_failed)),
+        ("tortie_connections", "Connections that the kernel tracks.", network.connections or 0),
+        ("tortie_connections_limit", "Connections that the kernel has room for.", network.connections_limit or 0),
+    ):
+        yield GaugeMetricFamily(name, text, value=value)
+    for name, text, value in (
+        ("tortie_pod_mtu_corrections", "Ends of pods' links that were given another MTU.", network.mtu_corrected),
+        (
+            "tortie_sysctl_repairs",
+            "Kernel settings that somebody changed, and that were put right.",
+            network.sysctls_repaired,
+        ),
+        (
+            "tortie_connections_dropped",
+            "Packets dropped because the kernel had no room for another connection.",
+            network.connections_dropped,
+        ),
+    ):
+        yield CounterMetricFamily(name, text, value=value)

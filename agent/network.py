@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 from agent.datastore import Batch
 from agent.enforcement import NodePolicy
 from agent.mtu import PodMtu, RealMtuKernel
 from agent.outgoing_nat import OutgoingNat
+from agent.report import ConditionReport, NetworkReport
 from agent.routing import Routing
 from agent.surroundings import Surroundings
 from agent.sysctls import SysctlKeeper
-from felix.netconf import SettingsMonitor
+from felix import conntracktable
 from felix.sysctl import Sysctls
 
 
@@ -19,7 +21,7 @@ class NodeNetwork:
     """What follows objects and routes so that pods can be carried."""
 
     def __init__(
-        self, node: str, routing: Routing, policy: NodePolicy, sysctls: Sysctls, news: SettingsMonitor
+        self, node: str, routing: Routing, policy: NodePolicy, sysctls: Sysctls, news: AsyncIterator[None]
     ) -> None:
         self.around = Surroundings(node)
         self.nat = OutgoingNat(self.around, policy, lambda: routing.fib.destinations)
@@ -40,6 +42,35 @@ class NodeNetwork:
     def problems(self) -> list[str]:
         """What is not as it should be, for people."""
         return [*self.mtu.problems, *self.sysctls.problems]
+
+    def report(self) -> NetworkReport:
+        """Say how pods are carried."""
+        wanted, table = self.nat.wanted, conntracktable.usage()
+        return NetworkReport(
+            mtu=self.mtu.mtu(),
+            uplinks={each.name: each.mtu for each in self.mtu.uplinks},
+            tunnel_overhead=self.mtu.overhead,
+            mtu_corrected=self.mtu.corrected,
+            mtu_uncorrected=[f"{each.link}: {each.reason}" for each in self.mtu.uncorrected],
+            nat_sources=list(map(str, wanted.pods)),
+            nat_opted_out=len(wanted.opted_out),
+            nat_learned=len(wanted.learned),
+            sysctls_repaired=self.sysctls.repaired,
+            sysctls_failed=dict(self.sysctls.failed),
+            connections=table.entries if table else None,
+            connections_limit=table.limit if table else None,
+            connections_dropped=table.drops if table else 0,
+        )
+
+    def conditions(self) -> Iterator[ConditionReport]:
+        """Yield what is worth knowing besides."""
+        table = conntracktable.usage()
+        if table is not None and table.is_nearly_full:
+            message = (
+                f"{table.entries} of {table.limit} connections are tracked, {table.drops} packets were dropped for "
+                "want of room: raise net.netfilter.nf_conntrack_max (kube-proxy: --conntrack-max-per-core)"
+            )
+            yield ConditionReport("ConnectionTableFull", "True", "NoRoomForNew", message)
 
     async def run(self) -> None:
         """Follow routes and the kernel until cancelled."""

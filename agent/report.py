@@ -167,6 +167,24 @@ class DrainReport(msgspec.Struct, rename="camel", frozen=True):
     withdraw_at: str = ""
 
 
+class NetworkReport(msgspec.Struct, rename="camel", frozen=True):
+    """What pods are carried with, on one node. Sizes are bytes."""
+
+    mtu: int | None = None  # of pods; None: not known yet
+    uplinks: dict[str, int] = {}  # name -> the largest packet it takes
+    tunnel_overhead: int = 0
+    mtu_corrected: int = 0  # ends of pods' links that were given another MTU
+    mtu_uncorrected: list[str] = []  # links of pods that need a restart
+    nat_sources: list[str] = []  # pod CIDRs that outgoing NAT is for; none: it is off
+    nat_opted_out: int = 0  # addresses of pods
+    nat_learned: int = 0  # destinations exempt because they are learned
+    sysctls_repaired: int = 0  # kernel settings that somebody changed, and that were put right
+    sysctls_failed: dict[str, str] = {}  # name -> why it is not as it should be
+    connections: int | None = None  # tracked by the kernel; None: nothing tracks them
+    connections_limit: int | None = None
+    connections_dropped: int = 0  # packets, because there was no room for another connection
+
+
 class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     """One node in short."""
 
@@ -196,6 +214,7 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     problems: list[str]
     drain: DrainReport = DrainReport()
     tunnels: TunnelReport = TunnelReport()
+    network: NetworkReport = NetworkReport()
 
 
 class NodeSummary(msgspec.Struct, rename="camel", frozen=True):

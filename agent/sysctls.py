@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import structlog
@@ -13,7 +13,6 @@ from agent.mtu import PodMtu
 from agent.surroundings import Surroundings
 from felix import sysctl
 from felix.monitor import Event, LinkChanged
-from felix.netconf import SettingsMonitor
 from felix.sysctl import Report, Setting, Sysctls
 from felix.uplinks import advertised
 from inet.prefix import Family
@@ -25,9 +24,9 @@ log = structlog.get_logger("sysctl")
 
 
 class SysctlKeeper:
-    """Sets and watches them. `repaired` counts settings that were right and that somebody changed."""
+    """Sets and watches them. `news` says that somebody changed some; `repaired` counts those that were right before."""
 
-    def __init__(self, around: Surroundings, mtu: PodMtu, sysctls: Sysctls, news: SettingsMonitor) -> None:
+    def __init__(self, around: Surroundings, mtu: PodMtu, sysctls: Sysctls, news: AsyncIterator[None]) -> None:
         self.repaired = 0
         self.failed: dict[str, str] = {}
         self._around = around
@@ -58,7 +57,7 @@ class SysctlKeeper:
             tasks.create_task(self._keep(), name="settings")
 
     async def _follow(self) -> None:
-        async for _ in self._news.changes():
+        async for _ in self._news:
             self.wake()
 
     async def _keep(self) -> None:

@@ -11,6 +11,7 @@ from agent import __version__, carriage_report
 from agent.datastore import Datastore
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
+from agent.network import NodeNetwork
 from agent.nodepaths import NODE_OBJECTS
 from agent.objects.problem import Problem
 from agent.peers import Peer
@@ -42,7 +43,16 @@ from inet.prefix import Family, Prefix
 class View:
     """Looks at one agent. `problems` are sentences about objects that are not in force as written."""
 
-    def __init__(self, node: str, routing: Routing, policy: NodePolicy, drops: DropWatch, datastore: Datastore) -> None:
+    def __init__(
+        self,
+        node: str,
+        routing: Routing,
+        policy: NodePolicy,
+        drops: DropWatch,
+        datastore: Datastore,
+        *,
+        network: NodeNetwork,
+    ) -> None:
         self.node = node
         self.problems: list[str] = []
         self.objections: list[Problem] = []  # of these, what is wrong with an object that somebody wrote
@@ -50,6 +60,7 @@ class View:
         self.drops = drops
         self._routing = routing
         self._datastore = datastore
+        self._network = network
         self._started = time.time()
 
     # Sessions
@@ -236,7 +247,8 @@ class View:
             policy=self._policy_report(),
             tunnels=carriage_report.tunnels(routing),
             conditions=conditions,
-            problems=list(self.problems),
+            problems=[*self.problems, *self._network.problems],
+            network=self._network.report(),
             drain=self.drain(),
         )
 
@@ -271,7 +283,7 @@ class View:
 
     def conditions(self) -> list[ConditionReport]:
         """Ready, and what is worth knowing besides. One peer down does not make a node unready."""
-        return [self._ready(), *self._oddities()]
+        return [self._ready(), *self._oddities(), *self._network.conditions()]
 
     def _ready(self) -> ConditionReport:
         reason, message = self.unready()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
@@ -29,6 +30,7 @@ from agent.report import (
     Explanation,
     FamilyCounts,
     InstalledRoute,
+    NetworkReport,
     NodeSummary,
     PeerReport,
     PolicyReport,
@@ -139,6 +141,7 @@ def _print_status(report: StatusReport) -> None:
     out.print(f"  pod CIDRs  {', '.join(report.pod_cidrs) or 'none'}")
     if report.tunnels.devices:
         out.print(f"  tunnels    {_tunnels(report.tunnels)}")
+    out.print(f"  network    {_network(report.network)}")
     if report.policy.wanted:
         out.print(f"  policy     {_policy(report.policy)}")
     if report.restarting:
@@ -147,11 +150,24 @@ def _print_status(report: StatusReport) -> None:
     if not report.speaker_running or report.speaker_restarts:
         running = "running" if report.speaker_running else "not running"
         out.print(f"  speaker    {running}, restarted {report.speaker_restarts} times")
+    _print_findings(out, report)
+
+
+def _print_findings(out: Console, report: StatusReport) -> None:
     for condition in report.conditions:
         if condition.type != "Ready" or condition.status != "True":
             out.print(f"  {condition.type}={condition.status}  {condition.reason}: {condition.message}")
     for problem in report.problems:
         out.print(Text(f"  problem    {problem}", "yellow"))
+
+
+def _network(network: NetworkReport) -> str:
+    nat = f"outgoing NAT for {', '.join(network.nat_sources)}" if network.nat_sources else "no outgoing NAT"
+    if network.mtu is None:
+        return f"the MTU of pods is not known yet; {nat}"
+    uplinks = ", ".join(f"{name} {mtu}" for name, mtu in network.uplinks.items())
+    tunnel = f" less {network.tunnel_overhead} for the tunnel" if network.tunnel_overhead else ""
+    return f"pods' MTU {network.mtu} ({uplinks}{tunnel}); {nat}"
 
 
 def _policy(policy: PolicyReport) -> str:

@@ -20,13 +20,16 @@ from agent.report import DrainReport, Explanation, InstalledRoute, PeerReport, S
 from agent.view import View
 from inet.prefix import Family
 from policy.compiler import Engine
+from tests.agent.idle_network import idle_network
 from tests.agent.routing_world import World, running
 
 
 def served(
     world: World, datastore: FakeDatastore, directory: Path, listen: tuple[str, int] | None
 ) -> AbstractAsyncContextManager[None]:
-    view = View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore)
+    policy = NodePolicy("n1", None)
+    network = idle_network(world.routing, policy)
+    view = View("n1", world.routing, policy, DropWatch("n1", Engine("n1"), None), datastore, network=network)
     draining = Draining(world.routing, directory / "drain.json")
     return serve(view, draining, PathFinder(view, world.routing), directory / "agent.sock", listen)
 

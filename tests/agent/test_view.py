@@ -12,6 +12,7 @@ from bgp.speaker import SessionDown
 from felix.resolver import Resolution
 from inet.prefix import Family, Prefix
 from policy.compiler import Engine
+from tests.agent.idle_network import idle_network
 from tests.agent.routing_world import World, running
 
 
@@ -25,7 +26,9 @@ def view_of(world: World, *, is_synced: bool = True) -> View:
     datastore = FakeDatastore()
     if is_synced:
         datastore.listed()
-    return View("n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore)
+    policy = NodePolicy("n1", None)
+    network = idle_network(world.routing, policy)
+    return View("n1", world.routing, policy, DropWatch("n1", Engine("n1"), None), datastore, network=network)
 
 
 async def started(world: World) -> View:
@@ -46,9 +49,10 @@ async def test_a_source_that_cannot_be_read_any_more_is_a_condition_and_no_reaso
     datastore = FakeDatastore()
     datastore.listed()
     datastore.fail("permission denied")
-    ready, unreadable = View(
-        "n1", world.routing, NodePolicy("n1", None), DropWatch("n1", Engine("n1"), None), datastore
-    ).conditions()
+    policy = NodePolicy("n1", None)
+    network = idle_network(world.routing, policy)
+    drops = DropWatch("n1", Engine("n1"), None)
+    ready, unreadable, *_ = View("n1", world.routing, policy, drops, datastore, network=network).conditions()
     assert ready.status == "True"
     assert unreadable.message == "fake: permission denied; what was read before stays in force"
 
