@@ -48,9 +48,7 @@ class Selection(NamedTuple):
     pods: Selector
 
     def __str__(self) -> str:
-        place = f"ns {self.namespace}" if self.namespaces is None else f"ns {self.namespaces}"
-        if self.namespaces is not None and self.namespaces.matches_everything:
-            place = "ns *"
+        place = f"ns {self.namespace if self.namespaces is None else self.namespaces}"
         return place if self.pods.matches_everything else f"{place}, {self.pods}"
 
 

@@ -100,6 +100,31 @@ class TestClaims:
         await groups.drop_unused()
         assert set(table.groups) == {record.number}
 
+    async def test_a_group_in_use_is_not_dropped_because_it_is_not_as_wanted(
+        self, groups: Groups, table: FakeRouteTable, family: Family
+    ) -> None:
+        record = await written(groups, family, 1)
+        await groups.move(hops(family, 1), hops(family, 2))
+        table.groups[record.number] = Group(family, hops(family, 3))
+        await groups.check()
+        await groups.drop_unused()
+        assert set(table.groups) == {record.number}
+
+    async def test_what_groups_held_is_tidied_up_whether_or_not_one_goes(
+        self, groups: Groups, table: FakeRouteTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tidied: list[int] = []
+
+        async def tidy() -> None:
+            tidied.append(len(table.groups))
+
+        monkeypatch.setattr(table, "tidy", tidy)
+        record = await written(groups, Family.IPV4, 1)
+        await groups.drop_unused()
+        groups.release(record)
+        await groups.drop_unused()
+        assert tidied == [1, 0]  # after the groups, which held the hops
+
     async def test_a_group_that_cannot_be_dropped_is_tried_again(
         self, groups: Groups, table: FakeRouteTable, family: Family
     ) -> None:

@@ -15,6 +15,7 @@ from policy.policies import (
     PodPeer,
     Policy,
     PolicyRef,
+    PolicyRule,
     Selection,
     Tier,
     UnknownPeer,
@@ -96,6 +97,11 @@ def test_tiers_decide_one_after_the_other_then_priority_then_the_name() -> None:
     ]
     for shuffled in itertools.permutations(in_order[:4]):
         assert sorted([*in_order[4:], *shuffled], key=lambda each: each.precedence) == in_order
+
+
+def test_a_rule_that_says_no_more_is_about_everything() -> None:
+    assert PolicyRule(Action.DENY) == PolicyRule(Action.DENY, peers=None, ports=None, name="")
+    assert PolicyRule(Action.DENY) != PolicyRule(Action.DENY, peers=())  # that matches nothing
 
 
 def test_tiers_and_actions_are_worded_as_the_api_words_them() -> None:
