@@ -16,7 +16,7 @@ from agent.fleet.fake import FakeFleet
 from agent.objects.kinds import KINDS
 from agent.objects.node_routing_status import NodeRoutingStatus
 from agent.report import InstalledRoute, PeerReport
-from tests.agent.cli.test_main import DOWN, PEER
+from tests.agent.cli.test_look import DOWN, PEER
 
 World = Callable[..., tuple[Callable[..., tuple[int, str]], FakeFleet]]
 
