@@ -42,8 +42,8 @@ COPY policy/ policy/
 RUN /opt/build/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir /opt/build/wheels . \
     && /opt/build/bin/pip --python /opt/tortie/bin/python install --quiet --no-cache-dir --no-compile --no-deps \
       --no-index /opt/build/wheels/tortie-*.whl
-COPY image/packages image/rootfs image/
-RUN image/rootfs image/packages /rootfs
+COPY image/packages image/pruned image/rootfs image/
+RUN image/rootfs image/packages image/pruned /rootfs
 COPY --from=plugins /out/ /rootfs/opt/cni/bin/
 
 FROM scratch

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cni test test-cni test-kubernetes lint format bench docs lock clean
+.PHONY: help setup demo cni image test test-cni test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
@@ -13,6 +13,9 @@ demo: setup ## two racks, real routers, real packets: see the product work
 
 cni: ## build the CNI plugin: cni/bin/tortie-cni, one static binary (needs Go)
 	@scripts/cni build
+
+image: ## build the container image localhost/tortie:VERSION (needs podman or docker)
+	@scripts/image
 
 test: setup ## every test this machine can run without a Kubernetes API server or containerd
 	@scripts/cni test
