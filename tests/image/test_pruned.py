@@ -18,7 +18,7 @@ for name in ("agent", "bgp", "felix", "inet", "policy"):
         if module.name != "bgp.speaker.exabgp.server":  # a program, not a module
             importlib.import_module(module.name)
 import exabgp.application.main, exabgp.application.server, exabgp.application.validate
-import kubernetes.aio.client.api_client, kubernetes.aio.client.rest, kubernetes.aio.config, kubernetes.aio.config.exec_provider
+import kubernetes.aio.client.api_client, kubernetes.aio.client.rest, kubernetes.aio.config
 import typer.rich_utils, rich.console, rich.table
 print(json.dumps([module.__file__ for module in sys.modules.values() if getattr(module, "__file__", None)]))
 """

@@ -1,0 +1,251 @@
+"""The image at work, as the chart runs it: two capabilities, a read-only root, seccomp, nothing of the host's.
+
+Needs the image (`make image`) and podman; PODMAN may hold the command with options, such as `podman --root /var/x`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent import __version__
+from tests.chart.rendering import the
+from tests.felix.netns import WHY_NOT, entered
+
+pytestmark = pytest.mark.kernel
+
+IMAGE = f"localhost/tortie:{__version__}"
+PODMAN = shlex.split(os.environ.get("PODMAN", "podman"))
+DEADLINE_S = 60.0
+LARGEST_BYTES = 150_000_000
+
+NODES = [
+    {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": f"n{number}"},
+        "spec": {"podCIDRs": [f"10.42.{number}.0/24", f"fd42:0:0:{number}::/64"]},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": f"172.16.1.1{number}"},
+                {"type": "InternalIP", "address": f"fd00:16:1::1{number}"},
+            ]
+        },
+    }
+    for number in (1, 2)
+]
+OBJECTS = [
+    *NODES,
+    {
+        "apiVersion": "tortie.dev/v1alpha1",
+        "kind": "BGPConfiguration",
+        "metadata": {"name": "default"},
+        "spec": {"nodeMesh": {"passwordSecretRef": {"name": "bgp", "key": "mesh"}}},
+    },
+    {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bgp"}, "stringData": {"mesh": "correct horse"}},
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}},
+    {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "db-0", "namespace": "shop", "labels": {"app": "db"}},
+        "spec": {"nodeName": "n1"},
+        "status": {"podIPs": [{"ip": "10.42.1.5"}, {"ip": "fd42:0:0:1::5"}], "phase": "Running"},
+    },
+    {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "db-in", "namespace": "shop"},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]},
+    },
+]
+
+
+def podman(*arguments: str) -> str:
+    done = subprocess.run([*PODMAN, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def _image() -> None:
+    if shutil.which(PODMAN[0]) is None:
+        pytest.skip(f"no {PODMAN[0]}")
+    if subprocess.run([*PODMAN, "image", "exists", IMAGE], check=False).returncode:
+        pytest.skip(f"no image {IMAGE}: make image")
+
+
+@pytest.fixture
+def namespaces() -> Iterator[tuple[str, str]]:
+    """Two nodes on one link."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    names = (f"image{os.getpid()}a", f"image{os.getpid()}b")
+    lines = [f"netns add {name}" for name in names]
+    lines.append(f"link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}")
+    try:
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        for number, name in enumerate(names, 1):
+            inside = [
+                f"addr add 172.16.1.1{number}/24 dev eth0",
+                f"addr add fd00:16:1::1{number}/64 dev eth0 nodad",
+                "link set lo up",
+                "link set eth0 up",
+            ]
+            subprocess.run(["ip", "-n", name, "-batch", "-"], input="\n".join(inside), text=True, check=True)
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def options_of_the_chart() -> list[str]:
+    """Return what the chart asks a runtime for, as podman spells it."""
+    context = the("DaemonSet")["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    added = [option for name in context["capabilities"]["add"] for option in ("--cap-add", name)]
+    assert context["readOnlyRootFilesystem"]
+    assert not context["allowPrivilegeEscalation"]
+    limits = ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
+    kept = ["--read-only", "--read-only-tmpfs=false", "--security-opt", "no-new-privileges"]
+    return [*kept, "--cap-drop", "all", *added, *limits, "--volume", "/proc/sys/net:/host/proc/sys/net"]
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)  # between two looks
+    return found
+
+
+def answer(namespace: str, path: str) -> str:
+    with entered(namespace):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:9797{path}", timeout=5) as response:
+                return str(response.read().decode())
+        except OSError as error:
+            return str(error)
+
+
+def routes(namespace: str, option: str) -> set[str]:
+    shown = subprocess.run(
+        ["ip", option, "-n", namespace, "-j", "route", "show", "proto", "97"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    return {route["dst"] for route in json.loads(shown)}
+
+
+@contextlib.contextmanager
+def neighbour(namespace: str, directory: Path) -> Iterator[None]:
+    """Run an agent of this checkout in a namespace, as the other node."""
+    tortie = Path(sys.executable).with_name("tortie")
+    where = ["--config", str(directory / "manifests"), "--run-dir", str(directory / "run-there")]
+    command = ["ip", "netns", "exec", namespace, str(tortie), "agent", "--node", "n2", *where]
+    with (directory / "neighbour.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)
+
+
+@contextlib.contextmanager
+def container(namespace: str, directory: Path) -> Iterator[str]:
+    """Run the image's agent in a namespace, with what the chart gives it."""
+    mounts = [f"{directory}/manifests:/etc/tortie:ro", f"{directory}/run:/run/tortie"]
+    volumes = [option for mount in mounts for option in ("--volume", mount)]
+    network = ["--network", f"ns:/run/netns/{namespace}"]
+    arguments = ["agent", "--config", "/etc/tortie", "--node", "n1"]
+    podman("run", "--detach", "--name", namespace, *network, *options_of_the_chart(), *volumes, IMAGE, *arguments)
+    try:
+        yield namespace
+    finally:
+        podman("rm", "--force", namespace)
+
+
+def test_an_agent_in_its_container_routes_and_enforces_and_leaves_everything_when_it_stops(
+    namespaces: tuple[str, str], tmp_path: Path
+) -> None:
+    here, there = namespaces
+    for name in ("manifests", "run", "run-there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "manifests" / "all.yaml").write_text(yaml.safe_dump_all(OBJECTS))
+    with neighbour(there, tmp_path), container(here, tmp_path) as name:
+        until(lambda: answer(here, "/readyz") == "ok\n", f"{answer(here, '/readyz')}; {podman('logs', name)}")
+        status = json.loads(podman("exec", name, "tortie", "status", "-o", "json"))
+        peers = json.loads(podman("exec", name, "tortie", "peers", "-o", "json"))
+        table = podman("exec", name, "nft", "list", "table", "inet", "tortie")
+        learned = [
+            (option, f"{net}/{length}") for option, net, length in (("-4", "10.42.2.0", 24), ("-6", "fd42:0:0:2::", 64))
+        ]
+
+        assert (status["ready"], status["version"]) == (True, __version__)
+        assert {peer["state"] for peer in peers} == {"Established"}
+        assert "10.42.1.5" in table
+        assert "fd42:0:0:1::5" in table
+        for option, prefix in learned:
+            assert prefix in routes(here, option)
+        with entered(here):
+            assert Path("/proc/sys/net/ipv4/nexthop_compat_mode").read_text() == "0\n"
+
+        podman("stop", "--time", "20", name)
+
+        assert json.loads(podman("inspect", name))[0]["State"]["ExitCode"] == 0
+        for option, prefix in learned:
+            assert prefix in routes(here, option)
+        for option, prefix in (("-4", "10.42.1.0/24"), ("-6", "fd42:0:0:1::/64")):
+            assert prefix in routes(there, option), "the neighbour did not keep what a restarting agent announced"
+        with entered(here):
+            kept = subprocess.run(
+                ["nft", "list", "table", "inet", "tortie"], capture_output=True, text=True, check=True
+            )
+        assert "10.42.1.5" in kept.stdout
+
+
+def test_the_image_is_small_and_has_nothing_to_run_but_what_is_needed(tmp_path: Path) -> None:
+    made = podman("create", IMAGE).strip()
+    try:
+        archive = tmp_path / "image.tar"
+        podman("export", "--output", str(archive), made)
+    finally:
+        podman("rm", made)
+    with tarfile.open(archive) as tar:
+        files = {member.name: member for member in tar.getmembers()}
+
+    assert sum(member.size for member in files.values()) <= LARGEST_BYTES
+    programs = {Path(name).name for name, member in files.items() if "bin" in Path(name).parts and not member.isdir()}
+    assert programs == {
+        *("bandwidth", "host-local", "loopback", "portmap", "ptp", "tortie-cni"),
+        *("bin", "sbin", "nft", "setpriv", "tortie"),
+        *("python", "python3", "python3.13"),
+    }
+    assert not [name for name in files if name.endswith((".pyx", ".c", ".deb")) or "/pip/" in name]
+    assert not [name for name, member in files.items() if member.mode & 0o6000 and member.isfile()]
+    assert {name for name in files if name.startswith("var/lib/dpkg/status.d/")}
+
+
+def test_every_program_of_the_image_starts() -> None:
+    run = ["run", "--rm", "--network", "none", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
+    assert podman(*run, IMAGE, "version") == f"tortie {__version__}\n"
+    assert podman(*run, "--entrypoint", "/usr/sbin/nft", IMAGE, "--version").startswith("nftables v1.")
+    assert "util-linux" in podman(*run, "--entrypoint", "/usr/bin/setpriv", IMAGE, "--version")
+    for plugin in ("loopback", "ptp", "host-local", "portmap", "bandwidth", "tortie-cni"):
+        spoken = podman(*run, "--entrypoint", f"/opt/cni/bin/{plugin}", "--env", "CNI_COMMAND=VERSION", IMAGE)
+        assert "1.1.0" in json.loads(spoken)["supportedVersions"], plugin
+    for module in ("exabgp.application.main", "kubernetes.aio.config", "agent.daemon", "agent.lab.lab"):
+        podman(*run, "--entrypoint", "/opt/tortie/bin/python", IMAGE, "-I", "-c", f"import {module}")
