@@ -34,8 +34,8 @@ SocketOption = Annotated[
 
 
 def console() -> Console:
-    """Return where tables go: colour on a terminal alone, and no wrapping where nobody looks."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    """Return where tables go: colour on a terminal alone, no wrapping where nobody looks, texts to the letter."""
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 240)
 
 
 def print_json(value: Any) -> None:

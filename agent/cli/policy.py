@@ -133,7 +133,7 @@ def explain(
         from policy.explain import render_explanation  # noqa: PLC0415
 
         for line in render_explanation(story).splitlines():
-            console().print(line, soft_wrap=True, markup=False)
+            console().print(line, soft_wrap=True)
         for tier in story.tiers:
             if tier.chain:
                 found = f": {'; '.join(tier.sets)}" if tier.sets else ""
