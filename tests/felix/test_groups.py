@@ -110,6 +110,20 @@ class TestClaims:
         await groups.drop_unused()
         assert set(table.groups) == {record.number}
 
+    async def test_nothing_is_kept_of_groups_that_are_gone(
+        self, groups: Groups, table: FakeRouteTable, family: Family
+    ) -> None:
+        for link in range(1, 9):
+            table.fail_next(errno.ENOMEM, link % 2)
+            table.link_down(link if link % 3 == 0 else 0)
+            record = used(groups, family, link, 99)
+            await groups.write()
+            groups.release(record)
+            await groups.drop_unused()
+        kept = (groups._by_wanted, groups._by_number, groups._refused_hops, groups._refused_groups)
+        assert [len(each) for each in kept] == [0] * 4
+        assert not (groups._contents.desired or groups._contents.actual or groups._contents.pending)
+
     async def test_what_groups_held_is_tidied_up_whether_or_not_one_goes(
         self, groups: Groups, table: FakeRouteTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
