@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -157,3 +158,32 @@ async def test_while_a_table_of_thousands_of_rules_comes_back_nobody_gets_throug
         sent, received = denied.end()
         assert sent
         assert received == 0
+
+
+_RESTARTED = """
+import asyncio
+from tests.agent.real_node import enforcing, from_app, network_policy
+from tests.felix.nft.pods import PodNode
+
+async def main():
+    async with enforcing(PodNode(3)) as node:
+        await node.tell(*node.objects(), network_policy("db-in", "p1", "Ingress", ingress=[from_app("p0")]))
+
+asyncio.run(main())
+"""
+
+
+async def test_net_admin_is_enough_to_adopt_a_table_and_to_repair_it(pods: PodNode, family: Family) -> None:
+    async with enforcing(pods) as before:
+        await before.tell(*before.objects())
+        await before.tell(network_policy("db-in", "p1", "Ingress", ingress=[from_app("p0")]))
+    nft("flush chain inet tortie from_pod")
+    only = "-all,+net_admin"
+    command = ["setpriv", f"--bounding-set={only}", f"--inh-caps={only}", sys.executable, "-c", _RESTARTED]
+    for is_harmed in (True, False):
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("policy.written" in done.stdout) is is_harmed
+    with pods.listen(family, SERVER, PORT) as server:
+        assert connects(before, family, CLIENT, server)
+        assert not connects(before, family, 2, server)
