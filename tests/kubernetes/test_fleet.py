@@ -247,7 +247,7 @@ async def test_a_real_agent_is_asked_through_the_api_server(world: World, tmp_pa
         )
         world.sockets["agent-n1"] = node.run_dir / "agent.sock"
         await asyncio.to_thread(node.start)
-        await asyncio.to_thread(node.until, lambda status: status.ready, "ready")
+        await asyncio.to_thread(node.until_in_force)
 
         async def tortie(*words: str) -> tuple[int, str]:
             process = await asyncio.create_subprocess_exec(
@@ -261,7 +261,8 @@ async def test_a_real_agent_is_asked_through_the_api_server(world: World, tmp_pa
         assert [row["prefix"] for row in json.loads(text)] == ["10.42.9.0/24", "fd42:0:0:9::/64"]
         assert status == 0
         status, text = await tortie("status", "--node", "n1")
-        assert text.startswith("n1: ready")
+        assert text.startswith("n1: ")
+        assert "AS 64512, router id 172.16.9.1" in text
         record = {"apiVersion": "tortie.dev/v1alpha1", "kind": "NodeRoutingStatus", "metadata": {"name": "n1"}}
 
         def is_written() -> bool:
@@ -273,7 +274,7 @@ async def test_a_real_agent_is_asked_through_the_api_server(world: World, tmp_pa
         await asyncio.to_thread(until, is_written, "its status is written down")
         status, text = await tortie("status", "--all-nodes", "-o", "json")
         (mine,) = [each for each in json.loads(text) if each["node"] == "n1"]
-        assert (mine["answer"]["ready"], mine["answer"]["routesInstalled"]) == (True, 2)
+        assert (mine["answer"]["localASN"], mine["answer"]["routesInstalled"]) == (64512, 2)
         status, text = await tortie("path", "node:n1", "10.42.9.7", "--node", "n1", "-o", "json")
         assert (status, json.loads(text)["verdict"]) == (1, "dropped"), text
         world.cluster.delete(record)
