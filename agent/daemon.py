@@ -208,7 +208,7 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         network.mtu.on_change(cni.wake)
         view = View(options.node, routing, policy, drops, datastore, network=network)
         metrics.REGISTRY.register(StateCollector(view))
-        paths = PathFinder(view, routing)
+        paths = PathFinder(view, routing, network.nat)
         await stack.enter_async_context(serve(view, draining, paths, options.run_dir / "agent.sock", options.listen))
         yield Agent(
             options.node,

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from agent.drops import DropWatch
+from agent.outgoing_nat import OutgoingNat, verdict
 from agent.path import ends_of
 from agent.pathreport import End, LinkFacts, NodeFacts, RouteFacts, WayFacts
 from agent.routing import Routing
@@ -25,11 +26,12 @@ from felix.flow import Flow, FlowLookup, FlowRoute
 from felix.podinterfaces import pod_links
 from felix.protocol import protocol_name
 from felix.route import PROTOCOL, NextHop
-from inet.prefix import Family, Prefix
+from inet.prefix import Family, IPAddress, Prefix
 from policy.objects import PROTOCOLS
 
 _RECENT_S: Final = 60.0
 _ICMP: Final = {Family.IPV4: 1, Family.IPV6: 58}
+_NAMES: Final = {"vxlan": "VXLAN", "ipip": "IP in IP", "ip6tnl": "IPv6 in IPv6"}
 _TUNNELS: Final = frozenset({"vxlan", "geneve", "ipip", "ip6tnl", "sit", "gre", "ip6gre", "wireguard"})
 
 
@@ -46,9 +48,10 @@ class PathQuestion(msgspec.Struct, frozen=True):
 class PathFinder:
     """Finds out for one node."""
 
-    def __init__(self, view: View, routing: Routing) -> None:
+    def __init__(self, view: View, routing: Routing, nat: OutgoingNat) -> None:
         self._view = view
         self._routing = routing
+        self._nat = nat
 
     async def facts(self, question: PathQuestion) -> NodeFacts:
         """Return what this node knows of a packet. Raises QuestionError where it does not know an end, or OSError."""
@@ -82,6 +85,7 @@ class PathFinder:
                 back=self._route(look, way_back, packed[0]),
                 policy=story,
                 policy_error=policy.error,
+                nat=(verdict(self._nat.wanted, *packed) or "") if _is_pod_of(source, here) else "",
                 drops=_recent(self._view.drops, source, destination, story.port),
             )
 
@@ -105,16 +109,28 @@ class PathFinder:
         device = look.device(way.interface)
         mtus = [mtu for mtu in (route_mtu, device.mtu if device else 0) if mtu]
         gateway = ip_address(way.gateway) if way.gateway else None
-        plan = self._routing.plan
+        next_one = ip_address(way.outer.destination) if way.outer.destination else gateway
         return WayFacts(
             interface=device.name if device else f"link {way.interface}, gone",
             gateway=str(gateway) if gateway else "",
-            node=plan.ownership.addresses.get(gateway, "") if plan and gateway else "",
+            node=self._node_at(next_one),
             mtu=min(mtus, default=0),
             peer=peers.get(way, ""),
             neighbour=look.neighbour(way, destination),
-            tunnel=f"through {device.kind} {device.name}" if device and device.kind in _TUNNELS else "",
+            tunnel=self._tunnel(way, device),
         )
+
+    def _tunnel(self, way: NextHop, device: Device | None) -> str:
+        """Say how packets are wrapped: by a next hop of ours, or by somebody's tunnel device."""
+        kind = device.kind if device else ""
+        if not way.outer.destination:
+            return f"through {kind} {device.name}" if device and kind in _TUNNELS else ""
+        words = f"in {_NAMES.get(kind, kind)} to {ip_address(way.outer.destination)}"
+        return words + (f" VNI {way.outer.vni}" if kind == "vxlan" else "")
+
+    def _node_at(self, address: IPAddress | None) -> str:
+        plan = self._routing.plan
+        return plan.ownership.addresses.get(address, "") if plan and address else ""
 
     def _peers(self, prefix: Prefix) -> dict[NextHop, str]:
         """Whose path each next hop is of."""

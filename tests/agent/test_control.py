@@ -15,8 +15,10 @@ from agent.datastore.fake import FakeDatastore
 from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
+from agent.outgoing_nat import OutgoingNat
 from agent.pathfinder import PathFinder
 from agent.report import DrainReport, Explanation, InstalledRoute, PeerReport, StatusReport
+from agent.surroundings import Surroundings
 from agent.view import View
 from inet.prefix import Family
 from policy.compiler import Engine
@@ -31,7 +33,8 @@ def served(
     network = idle_network(world.routing, policy)
     view = View("n1", world.routing, policy, DropWatch("n1", Engine("n1"), None), datastore, network=network)
     draining = Draining(world.routing, directory / "drain.json")
-    return serve(view, draining, PathFinder(view, world.routing), directory / "agent.sock", listen)
+    nat = OutgoingNat(Surroundings("n1"), view.policy, tuple)
+    return serve(view, draining, PathFinder(view, world.routing, nat), directory / "agent.sock", listen)
 
 
 @pytest.fixture
