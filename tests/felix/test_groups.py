@@ -122,7 +122,8 @@ class TestClaims:
             await groups.drop_unused()
         kept = (groups._by_wanted, groups._by_number, groups._refused_hops, groups._refused_groups)
         assert [len(each) for each in kept] == [0] * 4
-        assert not (groups._contents.desired or groups._contents.actual or groups._contents.pending)
+        contents = groups._contents
+        assert [contents.desired, contents.actual, contents.pending] == [{}, {}, {}]
 
     async def test_what_groups_held_is_tidied_up_whether_or_not_one_goes(
         self, groups: Groups, table: FakeRouteTable, monkeypatch: pytest.MonkeyPatch

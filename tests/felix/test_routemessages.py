@@ -83,6 +83,7 @@ class TestWire:
         (header,) = messages(data := routemessages.dump(family, protocol=97))
         assert (header.kind, header.flags) == (26, 1)
         assert data[header.start : header.end] == bytes([family]) + packed("000000 fe610000 00000000 08000f00 fe000000")
+        assert routemessages.dump(family) == routemessages.dump(family, protocol=0)  # of all
 
     def test_a_lookup_says_all_that_is_known_of_the_flow(self) -> None:
         request = routemessages.lookup(
