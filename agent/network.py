@@ -13,8 +13,10 @@ from agent.report import ConditionReport, NetworkReport
 from agent.routing import Routing
 from agent.surroundings import Surroundings
 from agent.sysctls import SysctlKeeper
+from bgp.carriage import How
 from felix import conntracktable
 from felix.sysctl import Sysctls
+from inet.prefix import IPAddress
 
 
 class NodeNetwork:
@@ -23,8 +25,9 @@ class NodeNetwork:
     def __init__(
         self, node: str, routing: Routing, policy: NodePolicy, sysctls: Sysctls, news: AsyncIterator[None]
     ) -> None:
+        self._routing = routing
         self.around = Surroundings(node)
-        self.nat = OutgoingNat(self.around, policy, lambda: routing.fib.destinations)
+        self.nat = OutgoingNat(self.around, policy, lambda: routing.fib.destinations, self._tunnelled)
         self.mtu = PodMtu(self.around, policy, RealMtuKernel())
         self.sysctls = SysctlKeeper(self.around, self.mtu, sysctls, news)
         self.mtu.on_change(self.sysctls.wake)
@@ -36,7 +39,17 @@ class NodeNetwork:
         if self.around.take(batch):
             self.mtu.wake()
             self.sysctls.wake()
-        self.nat.refresh()
+            self.nat.refresh()
+        else:
+            self.nat.pods_changed()
+
+    def _tunnelled(self) -> frozenset[IPAddress]:
+        """Return the addresses of nodes that pods' packets reach in a tunnel alone."""
+        carrier = self._routing.carrier
+        if not carrier.media:
+            return frozenset()
+        addresses = (address for node in self.around.others for address in node.internal_addresses)
+        return frozenset(each for each in addresses if carrier.carriage(each)[0].how is How.TUNNEL)
 
     @property
     def problems(self) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
@@ -108,9 +109,10 @@ class OutgoingNat:
         around: Surroundings,
         policy: NodePolicy,
         destinations: Callable[[], Iterable[Prefix]],
-        tunnelled: Callable[[], Collection[IPAddress]] = frozenset,
+        tunnelled: Callable[[], Collection[IPAddress]],
     ) -> None:
         self.wanted = Masquerade()
+        self._content = NOTHING
         self._around = around
         self._policy = policy
         self._destinations = destinations
@@ -126,10 +128,19 @@ class OutgoingNat:
         said = self._around.network
         learned = self._destinations() if said.outgoing_nat.exempt_learned else ()
         wanted = masquerade_of(self._around, learned, self._tunnelled())
-        if wanted != self.wanted or not wanted.pods:
-            self.wanted = wanted
-            self._policy.contribute(NAT, masquerade.render(wanted))
-        self._policy.contribute(GUARD, serviceguard.render(said.service_cidrs) if said.service_cidrs else NOTHING)
+        if wanted != self.wanted:
+            self.wanted, self._content = wanted, masquerade.render(wanted)
+        self._policy.contribute(NAT, self._content)
+        self._policy.contribute(GUARD, serviceguard.render(said.service_cidrs))
+
+    def pods_changed(self) -> None:
+        """Say that pods or namespaces are others than they were: of many nodes, all else need not be looked at."""
+        if self.wanted.pods and self._around.network.outgoing_nat.opt_out:
+            opted_out = frozenset(_opted_out(self._around))
+            if opted_out != self.wanted.opted_out:
+                self.wanted = replace(self.wanted, opted_out=opted_out)
+                self._content = masquerade.with_opted_out(self._content, opted_out)
+                self._policy.contribute(NAT, self._content)
 
     def routes_changed(self) -> None:
         """Say that our routes are others than they were."""

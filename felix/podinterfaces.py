@@ -24,6 +24,7 @@ _GETLINK: Final = 18
 _IFINFOMSG: Final = struct.Struct("=BBHiII")  # family, pad, type, index, flags, change
 _IFLA_IFALIAS: Final = 20
 _IFLA_GROUP: Final = 27
+_DEFAULT_GROUP: Final = 0
 
 
 class PodLink(NamedTuple):
@@ -117,6 +118,18 @@ class LinkGroups:
     async def settle(self, interface: int) -> None:
         """Have the host's end of a link answer at its IPv6 addresses at once. Raises OSError."""
         await settle(self._netlink, interface)
+
+    async def leave(self, interface: int, *, without_alias: bool) -> None:
+        """Put a link back into the group that all links are in, and take its alias away. Raises OSError.
+
+        A link that is gone is in none.
+        """
+        body = _IFINFOMSG.pack(0, 0, 0, interface, 0, 0) + attribute(_IFLA_GROUP, U32.pack(_DEFAULT_GROUP))
+        if without_alias:
+            body += attribute(_IFLA_IFALIAS, b"")
+        for failure in await self._netlink.write([message(NEWLINK, 0, body)]):
+            if failure.errno != errno.ENODEV:
+                raise OSError(failure.errno, failure.message)
 
     def _group(self, interface: int) -> int:
         answer = self._netlink.ask(message(_GETLINK, 0, _IFINFOMSG.pack(0, 0, 0, interface, 0, 0)))

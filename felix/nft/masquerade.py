@@ -17,7 +17,7 @@ established keep the address they have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
@@ -68,9 +68,20 @@ def render(wanted: Masquerade) -> Content:
         chains[_chain(family)] = "\n".join(_lines(wanted, family))
         for name, prefixes in _prefix_sets(wanted):
             sets[_name(name, family)] = prefix_set(prefixes, family)
-        opted_out = (address for address in wanted.opted_out if len(address) * 8 == family.bits)
-        sets[_name("opted_out", family)] = SetContent(SetText(f"type {TYPES[family]}"), dict.fromkeys(opted_out, PLAIN))
+        sets[_name("opted_out", family)] = _opted_out(wanted.opted_out, family)
     return Content(chains, sets)
+
+
+def with_opted_out(content: Content, opted_out: Collection[bytes]) -> Content:
+    """Return a rendered content with other pods opted out, in a moment: pods come and go, the rest stays."""
+    names = {family: _name("opted_out", family) for family in Family}
+    changed = {name: _opted_out(opted_out, family) for family, name in names.items() if name in content.sets}
+    return Content(content.chains, {**content.sets, **changed})
+
+
+def _opted_out(addresses: Collection[bytes], family: Family) -> SetContent:
+    of_family = (address for address in addresses if len(address) * 8 == family.bits)
+    return SetContent(SetText(f"type {TYPES[family]}"), dict.fromkeys(of_family, PLAIN))
 
 
 def untranslated(wanted: Masquerade, source: bytes, destination: bytes) -> str:
