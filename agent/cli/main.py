@@ -10,6 +10,7 @@ import typer
 
 from agent import __version__
 from agent.cli import cni, lab, look, policy
+from agent.cli.cleanup import cleanup
 from agent.cli.drain import drain, undrain
 from agent.cli.drops import drops
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
@@ -38,6 +39,7 @@ app.command(rich_help_panel=CHANGE)(undrain)
 app.add_typer(config, name="config", rich_help_panel=CHANGE)
 app.add_typer(cni.app, name="cni", rich_help_panel=RUN)
 app.add_typer(lab.app, name="lab", rich_help_panel=RUN)
+app.command(rich_help_panel=RUN)(cleanup)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -62,7 +62,7 @@ def install(source: Path, target: Path) -> list[Installed]:
         raise InstallError(f"{target} is no directory")
     for left in target.glob(f".*{TEMPORARY}"):  # by one that was killed
         left.unlink()
-    record = _read_record(target)
+    record = read_record(target)
     done = []
     for name in PROGRAMS:
         done.append(_install_one(name, (source / name).read_bytes(), target, record))
@@ -124,7 +124,8 @@ class _Versions(msgspec.Struct):
     supported: list[str] = msgspec.field(name="supportedVersions")
 
 
-def _read_record(target: Path) -> dict[str, str]:
+def read_record(target: Path) -> dict[str, str]:
+    """Return sha256 of every plugin that we put into a directory, by name."""
     try:
         return msgspec.json.decode((target / RECORD_NAME).read_bytes(), type=dict[str, str])
     except (FileNotFoundError, msgspec.DecodeError):
