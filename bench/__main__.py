@@ -14,10 +14,10 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import arrival, failover, idle, kernel_writer, report, restart
+from bench import arrival, cni, failover, idle, kernel_writer, report, restart
 from bench.measure import Results, Settings
 
-_BENCHMARKS: Final = (arrival, failover, kernel_writer, idle, restart)
+_BENCHMARKS: Final = (arrival, failover, kernel_writer, idle, restart, cni)
 _RESULTS: Final = Path(__file__).parent / "results"
 _PROGRAMS: Final = {"ip": "iproute2", "bird": "bird2", "gobgpd": "gobgpd"}
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import arrival, failover, idle, kernel_writer, restart
+from bench import arrival, cni, failover, idle, kernel_writer, restart
 from bench.measure import Measurement, Results
 from inet.prefix import Family
 
@@ -50,6 +50,9 @@ def _targets() -> dict[Line, float]:
             at_most(1, kernel_writer.NAME, kernel_writer.case_name(100_000, family, what), kernel_writer.CPU)
     at_most(110, idle.NAME, idle.case_name(4), idle.MEMORY)
     at_most(0.5, idle.NAME, idle.case_name(4), idle.CPU)
+    for case in cni.CASES:
+        at_most(150, cni.NAME, case, cni.WHOLE)
+        at_most(20, cni.NAME, case, cni.OWN_PART)
     for case, (_, graceful) in restart.CASES.items():
         if graceful:
             at_most(0, restart.NAME, case, restart.EVENTS)

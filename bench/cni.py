@@ -1,0 +1,196 @@
+"""How long a pod waits for its network: the whole ADD, and our plugin's part, which ends with policy in the kernel.
+
+The conflist is the one that the agent writes, the plugins are real, and each pod is a network namespace; only the
+container runtime around it is left out. A policy selects every pod. Beside it the same list without our plugin, which
+then lacks the wait for policy, and with IPv6 has ptp wait for duplicate address detection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final, Self
+
+from agent.cni.conflist import FILE_NAME, PLUGINS
+from bench import cnichain
+from bench.cnichain import OWN, Pod
+from bench.measure import BenchError, Figures, Results, Settings
+
+NAME: Final = "cni"
+TITLE: Final = "CNI ADD, from the first plugin to the last"
+WHOLE: Final = ("whole, p99", "ms")
+OWN_PART: Final = ("our plugin, p99", "ms")
+
+_ROOT: Final = Path(__file__).parents[1]
+_UPSTREAM: Final = Path("/usr/lib/cni")
+_CIDRS: Final = {"IPv4": ["10.42.0.0/24"], "IPv4 and IPv6": ["10.42.0.0/24", "fd42::/64"]}
+_PODS: Final = 100
+_DEADLINE_S: Final = 60.0
+
+
+def case_name(families: str, at_a_time: int, pods: int = _PODS) -> str:
+    """Return what a case is called."""
+    return f"{pods} pods, {families}, {'one by one' if at_a_time == 1 else f'{at_a_time} at a time'}"
+
+
+CASES: Final = tuple(case_name(families, at_a_time) for families in _CIDRS for at_a_time in (1, 10))
+
+
+def run(settings: Settings) -> Iterator[Results]:
+    """Yield the figures of each choice of families and of each number of pods at a time."""
+    pods = 10 if settings.quick else _PODS
+    lacking = [str(each) for each in _needed() if not each.exists()]
+    if lacking:
+        yield Results(failures=[f"needs {', '.join(lacking)}: make setup cni"])
+        return
+    for families, cidrs in _CIDRS.items():
+        with _Node(cidrs, pods) as node:
+            for at_a_time in (1, 10):
+                results = Results()
+                for subject, own in (("Tortie", True), ("without us", False)):
+                    results.measure(
+                        case_name(families, at_a_time, pods),
+                        subject,
+                        settings.rounds,
+                        lambda node=node, at_a_time=at_a_time, own=own: node.add_all(at_a_time, own=own),  # type: ignore[misc]
+                    )
+                yield results
+
+
+def _needed() -> list[Path]:
+    return [_ROOT / "cni" / "bin" / OWN, *(_UPSTREAM / name for name in PLUGINS if name != OWN)]
+
+
+class _Node:
+    """A node in a network namespace, its agent running, with pods that wait to be wired."""
+
+    def __init__(self, cidrs: list[str], pods: int) -> None:
+        self._name = f"bcni{os.getpid()}"
+        self._cidrs = cidrs
+        self._count = pods
+        self._round = 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            for each in ("manifests", "net.d", "networks", "bin"):
+                (self._directory / each).mkdir()
+            for plugin in _needed():
+                shutil.copy2(plugin, self._directory / "bin")
+            self._write_manifests()
+            self._add_namespace(stack, self._name)
+            _ip("-n", self._name, "link", "set", "lo", "up")
+            _ip("-n", self._name, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+            for link in ("up0", "up1"):
+                _ip("-n", self._name, "link", "set", link, "up")
+            self._start_agent(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _add_namespace(self, stack: contextlib.ExitStack, name: str) -> None:
+        _ip("netns", "add", name)
+        stack.callback(subprocess.run, ["ip", "netns", "del", name], capture_output=True, check=False)
+
+    def _write_manifests(self) -> None:
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": "n1"},
+            "spec": {"podCIDRs": self._cidrs},
+            "status": {"addresses": [{"type": "InternalIP", "address": each} for each in ("172.16.1.11", "fd16::11")]},
+        }
+        policy = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "closed", "namespace": "shop"},
+            "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+        }
+        pods = [
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": f"p{number}", "namespace": "shop", "uid": f"u{number}"},
+                "spec": {"nodeName": "n1"},
+            }
+            for number in range(self._count)
+        ]
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [node, policy, *pods]})
+        (self._directory / "manifests" / "all.json").write_text(text, encoding="utf-8")
+
+    def _start_agent(self, stack: contextlib.ExitStack) -> None:
+        log = stack.enter_context((self._directory / "agent.log").open("ab"))
+        program = str(Path(sys.executable).with_name("tortie"))
+        process = subprocess.Popen(
+            [
+                *("nsenter", f"--net=/run/netns/{self._name}", program, "agent", "--node", "n1", "--listen", ""),
+                *("--config", str(self._directory / "manifests"), "--run-dir", str(self._directory / "run")),
+                *("--cni-conf-dir", str(self._directory / "net.d")),
+                *("--cni-state-dir", str(self._directory / "networks")),
+            ],
+            stdout=log,
+            stderr=log,
+        )
+        stack.callback(process.wait, _DEADLINE_S)
+        stack.callback(process.terminate)
+        deadline = time.monotonic() + _DEADLINE_S
+        while not (self._directory / "net.d" / FILE_NAME).exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                words = " ".join((self._directory / "agent.log").read_text(errors="replace").split())
+                raise BenchError(f"the agent wrote no conflist: ...{words[-300:]}")
+            time.sleep(0.05)
+
+    def add_all(self, at_a_time: int, *, own: bool) -> Figures:
+        """Wire all pods and take them away; return what their ADDs took."""
+        self._round += 1
+        with contextlib.ExitStack() as stack:
+            pods = []
+            for number in range(self._count):
+                name = f"{self._name}p{number}"
+                self._add_namespace(stack, name)
+                pods.append(Pod(f"p{number}", f"u{number}", f"r{self._round}c{number}", f"/run/netns/{name}"))
+            job = {
+                "conflist": str(self._directory / "net.d" / FILE_NAME),
+                "bin_dir": str(self._directory / "bin"),
+                "own": own,
+                "pods": [asdict(each) for each in pods],
+                "at_a_time": at_a_time,
+            }
+            done = subprocess.run(
+                ["nsenter", f"--net=/run/netns/{self._name}", sys.executable, cnichain.__file__],
+                input=json.dumps(job).encode(),
+                capture_output=True,
+                check=False,
+            )
+        if done.returncode:
+            raise BenchError(done.stderr.decode()[-500:])
+        took = json.loads(done.stdout)
+        whole = sorted(each["whole"] * 1000 for each in took)
+        figures = {("whole, p50", "ms"): statistics.median(whole), WHOLE: _p99(whole)}
+        if own:
+            part = sorted(each["own"] * 1000 for each in took)
+            figures |= {("our plugin, p50", "ms"): statistics.median(part), OWN_PART: _p99(part)}
+        return figures
+
+
+def _p99(values: list[float]) -> float:
+    return values[min(len(values) - 1, round(0.99 * len(values)) - 1)]
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"ip {' '.join(arguments)}: {done.stderr}")
