@@ -149,7 +149,7 @@ def test_no_container_has_more_than_it_needs(values: dict[str, Any]) -> None:
 def test_every_volume_is_mounted_and_every_mount_has_a_volume(values: dict[str, Any]) -> None:
     pod = the("DaemonSet", values)["spec"]["template"]["spec"]
     containers = (*pod.get("initContainers", ()), *pod["containers"])
-    mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
+    mounted = {mount["name"] for container in containers for mount in container.get("volumeMounts", ())}
 
     assert mounted == {volume["name"] for volume in pod["volumes"]}
     assert not {volume["hostPath"]["path"] for volume in pod["volumes"]} & {
@@ -215,6 +215,18 @@ def test_definitions_are_rendered_only_where_the_cluster_says_they_are_ours() ->
     assert "CustomResourceDefinition" not in {item["kind"] for item in objects()}
     with helm.Chart.load(CHART) as chart:
         assert len(chart.crds) == 5
+
+
+def test_a_cleanup_runs_in_the_agents_place_with_the_agents_directories() -> None:
+    pod = the("DaemonSet", {"cleanup": True})["spec"]["template"]["spec"]
+    (cleaner,) = pod["initContainers"]
+    (waiting,) = pod["containers"]
+
+    assert cleaner["args"][0] == "cleanup"
+    assert {mount["name"] for mount in cleaner["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert waiting["name"] == "agent"
+    assert "volumeMounts" not in waiting
+    assert "agent" not in waiting.get("args", [])
 
 
 def test_notes_say_what_to_look_at() -> None:

@@ -38,3 +38,13 @@ port: metrics
 host: 127.0.0.1
 {{- end }}
 {{- end }}
+
+{{- define "tortie.mounts" -}}
+- {name: run, mountPath: /run/tortie}
+- {name: sysctls, mountPath: /host/proc/sys/net}
+{{- if .Values.cni.enabled }}
+# under the node's own paths, which the CNI configuration names
+- {name: cni-conf, mountPath: {{ .Values.cni.confDir }}}
+- {name: cni-state, mountPath: {{ .Values.cni.stateDir }}}
+{{- end }}
+{{- end }}
