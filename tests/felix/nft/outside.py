@@ -7,6 +7,7 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.masquerade import Masquerade
 from inet.prefix import Family, Prefix
 from tests.felix.netns import entered
@@ -47,6 +48,9 @@ def run(*arguments: str, text: str | None = None) -> str:
 
 class World(PodNode):
     """Three pods on a node; everything else there is lives in the namespace `outside`."""
+
+    table: KernelRuleTable
+    """For tests that keep one."""
 
     def __init__(self) -> None:
         super().__init__(3)
