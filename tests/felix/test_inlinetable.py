@@ -74,9 +74,16 @@ async def test_what_is_written_in_one_go_takes_effect_in_order(
             PutGroup(number, family, (hop,), is_new=False),
             PutRoute(prefix(family, 3), number, is_new=True),
             PutRoute(prefix(family, 3), number, is_new=True),
+            DropRoute(prefix(family, 4)),  # is not there: no error
+            PutRoute(prefix(family, 4), number, is_new=False),
         ]
     )
-    assert [(refusal.position, refusal.errno) for refusal in refusals] == [(0, errno.EINVAL), (5, errno.EEXIST)]
+    assert [(refusal.position, refusal.errno) for refusal in refusals] == [
+        (0, errno.EINVAL),
+        (5, errno.EEXIST),
+        (7, errno.ENOENT),
+    ]
+    assert refusals[0].message == "no such group"
     assert await table.dump_routes() == {prefix(family, 2): number, prefix(family, 3): number}
     assert [node.leads(prefix(family, i)) for i in (2, 3)] == [{"a1"}, {"a1"}]
 
