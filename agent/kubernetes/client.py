@@ -238,4 +238,6 @@ def _words(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect to {error.host}:{error.port}: {error.strerror or error.os_error}"
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return "the answer broke off"
     return str(error) or type(error).__name__

@@ -85,7 +85,7 @@ class Cluster:
             for connection in cluster._connections.values():
                 connection.close()
             for name in reversed(list(cluster._running)):
-                cluster.stop(name, signal.SIGKILL)
+                cluster.stop(name)
 
     # Programs
 
@@ -155,8 +155,8 @@ class Cluster:
             *flags,
         )
 
-    def stop(self, program: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """End one of the programs."""
+    def stop(self, program: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """End one of the programs, by default as a crash would: an API server takes its time to say goodbye."""
         process = self._running.pop(program)
         process.send_signal(how)
         process.wait(DEADLINE_S)
@@ -303,6 +303,19 @@ class Cluster:
         for document in documents:
             with contextlib.suppress(ApiError):
                 self.request("DELETE", path_of(document) + "?gracePeriodSeconds=0")
+
+    def clear(self) -> None:
+        """Delete every object of the kinds that tests make, in `default` and the project's namespace."""
+        for path in (
+            "/api/v1/nodes",
+            "/api/v1/namespaces/default/pods",
+            "/api/v1/namespaces/tortie-system/secrets",
+            "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+            "/apis/events.k8s.io/v1/namespaces/default/events",
+            *(f"/apis/tortie.dev/v1alpha1/{file.stem.partition('_')[2]}" for file in _CRDS.glob("*.yaml")),
+        ):
+            with contextlib.suppress(ApiError):
+                self.request("DELETE", f"{path}?gracePeriodSeconds=0")
 
     def get(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Return an object as it is in the API, given what names it. Raises ApiError."""

@@ -42,7 +42,6 @@ class AgentNode:
         self.namespace = f"tk8s{os.getpid()}n{next(_NUMBERS)}"
         self.run_dir = directory / "run"
         self.log = directory / "log"
-        self.token = ""
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self.relay: Relay
@@ -77,13 +76,17 @@ class AgentNode:
 
     def start(self, token: str = "", **environment: str) -> None:
         """Start the agent, as the administrator unless there is a token."""
-        words = {"token": token} if token else {}
-        kubeconfig = self.cluster.kubeconfig(**words, server=f"https://127.0.0.1:{PORT}", name=self.namespace)
+        kubeconfig = self.write_kubeconfig(token)
         argv = ["ip", "netns", "exec", self.namespace, TORTIE, "agent", "--kubeconfig", str(kubeconfig)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*argv, "--node", self.name, "--run-dir", str(self.run_dir)], stderr=log, env=os.environ | environment
             )
+
+    def write_kubeconfig(self, token: str = "") -> Path:
+        """Write what the agent reads its access from, again perhaps, and return where it is."""
+        words = {"token": token} if token else {}
+        return self.cluster.kubeconfig(**words, server=f"https://127.0.0.1:{PORT}", name=self.namespace)
 
     @property
     def pid(self) -> int:
@@ -156,18 +159,29 @@ class AgentNode:
                 for words in (["ip", "monitor", "route", "nexthop"], ["nft", "monitor"])
             ]
         try:
+            self._say("first", heard)
             yield
-            # What is changed by hand is heard last: so all that came before was heard, too.
-            subprocess.run([*inside, "ip", "route", "add", "192.0.2.99/32", "dev", "eth0"], check=True)
-            subprocess.run([*inside, "nft", "add", "table", "inet", "last_word"], check=True)
-            until(lambda: {"192.0.2.99", "last_word"} <= set(heard.read_text().replace("\n", " ").split()), "heard")
-            subprocess.run([*inside, "ip", "route", "del", "192.0.2.99/32", "dev", "eth0"], check=True)
-            subprocess.run([*inside, "nft", "delete", "table", "inet", "last_word"], check=True)
+            self._say("last", heard)  # it is heard last: so all that came before was heard, too
         finally:
             for each in listeners:
                 each.kill()
                 each.wait()
+        _, _, during = heard.read_text().partition("first_word")
         lines = [
-            line for line in heard.read_text().splitlines() if "192.0.2.99" not in line and "last_word" not in line
+            line for line in during.splitlines() if not any(word in line for word in ("_word", "192.0.2.99", "# "))
         ]
-        assert [line for line in lines if not line.startswith("#")] == []
+        assert not [line for line in lines if line.strip()], during
+
+    def _say(self, which: str, heard: Path) -> None:
+        """Change something by hand until that is heard: a listener takes a moment to begin."""
+        inside = ["ip", "netns", "exec", self.namespace]
+        count = heard.read_text().count("192.0.2.99")
+
+        def is_heard() -> bool:
+            for verb in ("add", "delete"):
+                subprocess.run([*inside, "ip", "route", verb, "192.0.2.99/32", "dev", "eth0"], check=True)
+                subprocess.run([*inside, "nft", verb, "table", "inet", f"{which}_word"], check=True)
+            text = heard.read_text()
+            return f"{which}_word" in text and text.count("192.0.2.99") > count
+
+        until(is_heard, heard.read_text)

@@ -2,7 +2,7 @@
 
 with Relay.started(port_of_server, namespace) as relay:      # listens on 127.0.0.1:6443 in there
     relay.cut()            every connection is reset, new ones go through
-    relay.is_open = False  and none goes through any more
+    relay.close()          and new ones are refused, until relay.open()
     relay.delay_s = 2.0    every piece of data takes so long
 """
 
@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Coroutine, Iterator
+from typing import Any, Self
 
 from tests.felix.netns import entered
 
@@ -21,92 +21,87 @@ PORT = 6443
 
 
 class Relay:
-    """Runs in a thread of its own; attributes may be set from any."""
+    """Runs in a thread of its own; its methods may be called from any."""
 
-    def __init__(self, target: int, listener: socket.socket) -> None:
-        self.is_open = True
+    def __init__(self, target: int, namespace: str = "") -> None:
+        self.port = PORT if namespace else 0  # where it listens; chosen by the kernel outside of a namespace
         self.delay_s = 0.0
-        self.accepted = 0  # connections so far
         self._target = target
-        self._listener = listener
+        self._namespace = namespace
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
 
     @classmethod
     @contextlib.contextmanager
     def started(cls, target: int, namespace: str = "") -> Iterator[Self]:
-        """Listen in a namespace, or here on any port, for as long as the block lasts."""
-        with entered(namespace) if namespace else contextlib.nullcontext():
-            listener = socket.create_server(("127.0.0.1", PORT if namespace else 0))
-        relay = cls(target, listener)
-        thread = threading.Thread(target=relay._run, daemon=True)
+        """Relay for as long as the block lasts."""
+        relay = cls(target, namespace)
+        thread = threading.Thread(target=relay._loop.run_forever, daemon=True)
         thread.start()
         try:
+            relay.open()
             yield relay
         finally:
-            relay._loop.call_soon_threadsafe(relay._stop)
+            relay._do(relay._end())
+            relay._loop.call_soon_threadsafe(relay._loop.stop)
             thread.join(10)
+            relay._loop.close()
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._listener.getsockname()[1])
+    def open(self) -> None:
+        """Let connections through."""
+        with entered(self._namespace) if self._namespace else contextlib.nullcontext():
+            listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
+        self._do(self._serve(listener))
 
     def cut(self) -> None:
         """Reset every connection there is."""
-        self._loop.call_soon_threadsafe(self._cut)
+        self._do(self._cut())
 
     def close(self) -> None:
         """Reset every connection and refuse new ones."""
-        self.is_open = False
-        self.cut()
+        self._do(self._close())
 
-    def open(self) -> None:
-        """Let connections through again."""
-        self.is_open = True
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
-    def _cut(self) -> None:
+    async def _serve(self, listener: socket.socket) -> None:
+        self._server = await asyncio.start_server(self._relay, sock=listener)
+
+    async def _cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
 
-    def _stop(self) -> None:
-        self._cut()
-        for task in asyncio.all_tasks(self._loop):
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self._cut()
+
+    async def _end(self) -> None:
+        await self._close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-
-    def _run(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError), self._listener:
-            self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._relay, sock=self._listener)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            server.close()
-            await asyncio.sleep(0)
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.05)  # sockets are closed a turn of the loop after their transports
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        if not self.is_open:
-            writer.transport.abort()
-            return
+        ends = {writer}
         try:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, there_writer}
-        try:
+            ends.add(there_writer)
+            self._writers |= ends
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump(reader, there_writer))
                 tasks.create_task(self._pump(there_reader, writer))
+        except OSError:
+            pass  # the server is not there
         finally:
-            self._writers -= {writer, there_writer}
-            writer.transport.abort()
-            there_writer.transport.abort()
+            self._writers -= ends
+            for end in ends:
+                end.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on what comes until one side ends it: then both are ended."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.kubernetes import permissions
+from agent.kubernetes.permissions import Rule
+from agent.objects.kinds import OWN_NAMESPACE
+from agent.report import ConditionReport, StatusReport
 from tests.kubernetes.cluster import ApiError, Cluster
 from tests.kubernetes.node import WHY_NOT, AgentNode, until
 
@@ -16,6 +20,19 @@ pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
 ]
+
+RESTRICTED = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "restricted", "namespace": "default"},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": []},
+}
+PEER_PROFILE = {
+    "apiVersion": "tortie.dev/v1alpha1",
+    "kind": "BGPNodeProfile",
+    "metadata": {"name": "test"},
+    "spec": {"localASN": 65007},
+}
 
 
 @pytest.fixture
@@ -59,3 +76,238 @@ def test_it_programs_the_pod_cidrs_of_its_node_and_reports_so(node: AgentNode) -
         return [each["status"] for each in found if each["type"] == "NetworkUnavailable"]
 
     until(lambda: unavailable() == ["False"], unavailable)
+
+
+def test_an_agent_that_starts_without_the_server_leaves_the_kernel_as_it_is(node: AgentNode) -> None:
+    node.cluster.apply(node.manifest(), RESTRICTED, PEER_PROFILE)
+    node.start()
+    node.until_in_force()
+    node.until(lambda status: status.ready, "ready")
+    before = node.routes()
+    node.kill()
+    node.relay.close()
+
+    with node.silence():
+        node.start()
+        status = node.until(lambda status: any(is_unsynced(each) for each in status.conditions), "says so")
+        assert not status.ready
+        assert node.routes() == before
+
+        node.relay.open()
+        node.until(lambda status: status.ready, "ready")
+    assert node.routes() == before
+    node.cluster.delete(RESTRICTED, PEER_PROFILE)
+
+
+def is_unsynced(condition: ConditionReport) -> bool:
+    return condition.reason == "NotSynced" and "cannot connect to 127.0.0.1" in condition.message
+
+
+def test_a_server_that_goes_and_comes_costs_no_kernel_event(node: AgentNode) -> None:
+    node.cluster.apply(node.manifest(), RESTRICTED)
+    node.start()
+    node.until_in_force()
+    node.until(lambda status: status.ready, "ready")
+
+    with node.silence():
+        for _ in range(3):
+            node.relay.close()
+            status = node.until(lambda status: "ObjectsUnreadable" in types(status), "notices")
+            assert status.ready  # what was read stays in force
+            node.relay.open()
+            node.until(lambda status: "ObjectsUnreadable" not in types(status), "is back")
+    node.cluster.delete(RESTRICTED)
+
+
+def types(status: StatusReport) -> set[str]:
+    return {condition.type for condition in status.conditions}
+
+
+def test_a_node_without_pod_cidrs_waits_and_says_so(node: AgentNode) -> None:
+    bare = node.manifest(unschedulable=False)
+    node.cluster.apply(bare)
+    node.start()
+    status = node.until(lambda status: "NoPodCIDRs" in {each.reason for each in status.conditions}, "waits")
+    assert not status.ready
+    assert node.routes() == ""
+
+    node.cluster.start_controllers()
+    try:
+        status = node.until(lambda status: status.ready, "ready")
+    finally:
+        node.cluster.stop("kube-controller-manager")
+    given = node.cluster.get(bare)["spec"]["podCIDRs"]
+    assert len(given) == 2
+    assert status.pod_cidrs == given
+    assert all(cidr in node.routes() for cidr in given)
+
+
+def test_a_node_replaced_under_its_name_gets_the_new_ones_routes_and_status(node: AgentNode) -> None:
+    node.cluster.apply(node.manifest())
+    node.start()
+    node.until_in_force()
+    until(lambda: written(node), "the status")
+
+    node.cluster.delete(node.manifest(), status_of("n1"))  # a garbage collector takes the status along
+    status = node.until(lambda status: status.problems, "the problem")
+    assert status.problems == ["Node n1 is gone: its last version stays in force"]
+    assert "10.42.9.0/24" in node.routes()
+
+    other = node.manifest(podCIDRs=["10.42.8.0/24"], podCIDR="10.42.8.0/24")
+    node.cluster.apply(other)
+    node.until(lambda status: status.pod_cidrs == ["10.42.8.0/24"] and not status.routes_pending, "the new one")
+    until(lambda: "10.42.9.0/24" not in node.routes(), node.routes)
+    assert "10.42.8.0/24" in node.routes()
+    uid = node.cluster.get(other)["metadata"]["uid"]
+
+    def owners() -> list[str]:
+        try:
+            found = node.cluster.get(status_of("n1"))
+        except ApiError:
+            return []
+        return [each["uid"] for each in found["metadata"].get("ownerReferences", ())] if "status" in found else []
+
+    until(lambda: owners() == [uid], owners)
+
+
+def granted(name: str, account: str, rules: Iterable[Rule], namespace: str = "") -> list[dict[str, Any]]:
+    """Return a role with these rights and who has it."""
+    kind, place = ("Role", {"namespace": namespace}) if namespace else ("ClusterRole", {})
+    group = "rbac.authorization.k8s.io"
+    said = [{"apiGroups": [rule.group], "resources": list(rule.resources), "verbs": list(rule.verbs)} for rule in rules]
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": OWN_NAMESPACE}
+    return [
+        {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name, **place}, "rules": said},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": f"{kind}Binding",
+            "metadata": {"name": name, **place},
+            "roleRef": {"apiGroup": group, "kind": kind, "name": name},
+            "subjects": [subject],
+        },
+    ]
+
+
+def test_it_asks_for_what_it_is_granted_and_is_granted_what_it_asks_for(node: AgentNode) -> None:
+    token = node.cluster.token(OWN_NAMESPACE, "exact")
+    roles = granted("exact", "exact", permissions.CLUSTER)
+    roles += granted("exact", "exact", permissions.OWN_NAMESPACE, OWN_NAMESPACE)
+    peer = {
+        "apiVersion": "tortie.dev/v1alpha1",
+        "kind": "BGPPeer",
+        "metadata": {"name": "with-password"},
+        "spec": {
+            "peer": {"address": "172.16.9.9"},
+            "peerASN": 65100,
+            "passwordSecretRef": {"name": "bgp", "key": "tor"},
+        },
+    }
+    rival = PEER_PROFILE | {"metadata": {"name": "younger"}, "spec": {"localASN": 65009}}
+    node.cluster.apply(*roles, node.manifest(), peer, PEER_PROFILE, rival)
+    node.start(token)
+    user = f"system:serviceaccount:{OWN_NAMESPACE}:exact"
+    rights = {
+        (verb, rule.group, resource)
+        for rule in (*permissions.CLUSTER, *permissions.OWN_NAMESPACE)
+        for resource in rule.resources
+        for verb in rule.verbs
+    }
+
+    def asked() -> set[tuple[str, str, str]]:
+        return {(call.verb, call.group, call.resource) for call in node.cluster.calls(user)}
+
+    try:
+        # Not asked of this server: lists in pages (it streams them), and what is not installed.
+        spared = {(verb, group, resource) for verb, group, resource in rights if verb == "list" and resource != "nodes"}
+        created = {("create", "tortie.dev", "noderoutingstatuses")}  # what an apply that makes something needs besides
+        # The session is down: the node's condition is not cleared.
+        session = {("list", "", "nodes"), ("patch", "", "nodes/status")}
+        until(lambda: asked() | spared | created | session >= rights, lambda: rights - asked() - spared)
+        node.cluster.delete(peer)
+        until(lambda: asked() | spared | created >= rights, lambda: rights - asked() - spared)
+        assert asked() <= rights
+        named = {call.name for call in node.cluster.calls(user) if call.resource == "secrets"}
+        assert named == {"bgp"}
+        refused = [each for each in node.events() if "unwritten" in each["event"] or "unreadable" in each["event"]]
+        assert refused == []
+    finally:
+        node.cluster.delete(*roles, peer, PEER_PROFILE, rival)
+
+
+def test_a_kind_that_may_not_be_read_keeps_policy_back_and_nothing_else(node: AgentNode) -> None:
+    token = node.cluster.token(OWN_NAMESPACE, "lacking")
+    rules = [rule for rule in permissions.CLUSTER if rule.group != "networking.k8s.io"]
+    roles = granted("lacking", "lacking", rules)
+    node.cluster.apply(*roles, node.manifest())
+    node.start(token)
+    try:
+        node.until_in_force()
+        status = node.until(lambda status: status.policy.error, "says so")
+        assert status.policy.error == "NetworkPolicy cannot be read, and without them no policy is right"
+        assert not status.ready
+        (unreadable,) = [each for each in status.conditions if each.type == "ObjectsUnreadable"]
+        assert "networkpolicies.networking.k8s.io is forbidden" in unreadable.message
+
+        node.cluster.apply(*granted("lacking", "lacking", permissions.CLUSTER))
+        node.until(lambda status: status.ready, "ready")
+    finally:
+        node.cluster.delete(*roles)
+
+
+def test_a_token_that_is_no_longer_taken_is_replaced_by_the_next_one(node: AgentNode) -> None:
+    token = node.cluster.token(OWN_NAMESPACE, "renewed")
+    roles = granted("renewed", "renewed", permissions.CLUSTER)
+    account = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": "renewed", "namespace": OWN_NAMESPACE},
+    }
+    node.cluster.apply(*roles, node.manifest())
+    node.start(token)
+    try:
+        node.until(lambda status: status.ready, "ready")
+        with node.silence():
+            node.cluster.delete(account)  # and with it every token of it
+            node.relay.cut()
+            status = node.until(lambda status: "401 Unauthorized" in str(status.conditions), "refused")
+            assert status.ready
+
+            node.write_kubeconfig(node.cluster.token(OWN_NAMESPACE, "renewed"))
+            node.until(lambda status: "ObjectsUnreadable" not in types(status), "is back")
+        assert token not in node.log.read_text()
+    finally:
+        node.cluster.delete(*roles)
+
+
+def test_a_clock_that_is_wrong_by_an_hour_harms_nothing(node: AgentNode, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time\nreally = time.time\ntime.time = lambda: really() - 3600\n")
+    node.cluster.apply(node.manifest(), RESTRICTED)
+    node.start(PYTHONPATH=str(tmp_path))
+    node.until(lambda status: status.ready, "ready")
+    until(lambda: conditions(written(node)).get("Ready", {}).get("status") == "True", lambda: written(node))
+    with node.silence():
+        node.relay.cut()
+        node.cluster.apply(PEER_PROFILE)
+        node.until(lambda status: status.local_asn == 65007, "a change after it")
+    node.cluster.delete(RESTRICTED, PEER_PROFILE)
+
+
+def test_an_object_that_is_not_in_force_gets_an_event(node: AgentNode) -> None:
+    rival = PEER_PROFILE | {"metadata": {"name": "younger"}, "spec": {"localASN": 65009}}
+    node.cluster.apply(node.manifest(), PEER_PROFILE)
+    node.cluster.apply(rival)
+    node.start()
+    try:
+
+        def notes() -> list[str]:
+            found = node.cluster.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+            return [each["note"] for each in found if each["regarding"]["name"] == "younger"]
+
+        until(notes, "the Event")
+        (note,) = notes()
+        assert note.startswith("spec.localASN: BGPNodeProfile test, which is older or first by name, sets it")
+        assert note.split(". ")[-1] == "On those the other one's value is in force."
+        assert "NotInForce" in node.cluster.kubectl("describe", "bgpnodeprofile", "younger")
+        until(lambda: conditions(written(node)).get("ObjectsAccepted", {}).get("status") == "False", "the condition")
+    finally:
+        node.cluster.delete(PEER_PROFILE, rival)

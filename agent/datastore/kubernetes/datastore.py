@@ -47,6 +47,12 @@ class _Followed(NamedTuple):
         may_lack = self.kind.name in READERS or self.kind.name == Secret.kind
         return may_lack and self.reflector.is_refused and not self.source.has_listed
 
+    @property
+    def is_told(self) -> bool:
+        """Whether all there is has been told in this round, as far as that can be."""
+        is_not_served = self.source.has_listed and not self.reflector.is_served
+        return self.source.is_listed or is_not_served or self.is_done_without
+
 
 class KubernetesDatastore:
     """What one node's agent reads. `namespace` is its own, where Secrets are. It closes the client it is given."""
@@ -189,7 +195,7 @@ class KubernetesDatastore:
             self._withheld.clear()
         every = self._followed.values()
         self._feed.set_unreadable(each.kind.name for each in every if each.is_done_without)
-        if not self._withheld and all(each.source.is_listed or each.is_done_without for each in every):
+        if not self._withheld and all(each.is_told for each in every):
             for each in every:
                 each.source.begin_round()
             self._feed.listed()

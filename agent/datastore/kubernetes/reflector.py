@@ -157,7 +157,7 @@ class Reflector:
             self._version = ""
             self._in_pages = False  # the list took longer than the server remembers: the next one in one piece
             await asyncio.sleep(self._backoff.failed())
-        elif refused.status == 404 and self._is_optional:
+        elif refused.status == 404 and self._is_optional and self.is_served:
             self._version = ""
             self.is_served = False
         elif refused.status in {400, 422} and self._can_stream and not self._version:

@@ -9,7 +9,7 @@ from agent.datastore import Datastore
 from agent.objects import Key, Problem
 from agent.objects.kinds import Keyed
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Follower:

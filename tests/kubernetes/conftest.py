@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kubernetes.cluster import Cluster
+
+
+@pytest.fixture(autouse=True)
+def _cluster_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test leaves in the shared cluster, even a failed one, is not the next one's."""
+    yield
+    if "cluster" in request.fixturenames:
+        cluster: Cluster = request.getfixturevalue("cluster")
+        cluster.clear()
