@@ -139,11 +139,7 @@ def _print_status(report: StatusReport) -> None:
         kernel += f", {report.routes_refused} refused"
     out.print(f"  routes     {kernel}; {report.prefixes_known} prefixes known")
     out.print(f"  pod CIDRs  {', '.join(report.pod_cidrs) or 'none'}")
-    if report.tunnels.devices:
-        out.print(f"  tunnels    {_tunnels(report.tunnels)}")
-    out.print(f"  network    {_network(report.network)}")
-    if report.policy.wanted:
-        out.print(f"  policy     {_policy(report.policy)}")
+    _print_parts(report)
     if report.restarting:
         waiting = ", ".join(report.waiting_for) or "the objects"
         out.print(f"  restart    routes of before are left untouched until these are heard: {waiting}")
@@ -175,6 +171,14 @@ def _policy(policy: PolicyReport) -> str:
     if policy.unlinked:
         words += f"; no link leads to {policy.unlinked} addresses"
     return f"{words}; in the kernel" if policy.in_kernel else f"{words}; NOT in the kernel: {policy.error}"
+
+
+def _print_parts(report: StatusReport) -> None:
+    if report.tunnels.devices:
+        console().print(f"  tunnels    {_tunnels(report.tunnels)}")
+    console().print(f"  network    {_network(report.network)}")
+    if report.policy.wanted:
+        console().print(f"  policy     {_policy(report.policy)}")
 
 
 def _tunnels(tunnels: TunnelReport) -> str:
