@@ -25,7 +25,7 @@ from bgp.carriage import (
 )
 from bgp.config import BgpConfig, Node, NodeRoutes, TunnelType
 from bgp.ownership import Ownership
-from bgp.switchover import Medium, Switchover
+from bgp.switchover import RETIRE_DELAY_S, Medium, Switchover
 from felix.backstops import Backstops
 from felix.encap import Outer
 from felix.netlink import in_turns
@@ -67,6 +67,7 @@ class Carrier:
         self._ownership: Ownership | None = None
         self._own_addresses: frozenset[IPAddress] = frozenset()
         self._known: dict[Target, Resolution] = {}
+        self._far_ends: dict[bytes, tuple[bytes, float]] = {}  # gateway -> hardware address, until when
 
     # What is wanted
 
@@ -102,7 +103,7 @@ class Carrier:
     def _facts(self) -> object:
         return (
             self._switchover.in_force,
-            self._own_addresses,
+            [self._source(family) for family in Family],
             self._config.vxlan_vni,
             {kind: self._tunnels.interface(kind) for kind in Kind},
         )
@@ -122,12 +123,7 @@ class Carrier:
             self.node_paths = paths
         await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
         problems = dict(self._tunnels.problems)
-        neighbours = {
-            address.packed: hardware_address(tunnel.node)
-            for address, tunnel in tunnels.items()
-            if tunnel.type is TunnelType.VXLAN
-        }
-        await self._tunnels.want(self._devices(), neighbours)
+        await self._tunnels.want(self._devices(), self._neighbours())
         for kind, problem in self._tunnels.problems.items():
             if problems.get(kind) != problem:
                 log.error("tunnel.failed", device=DEVICES[kind], reason=problem)
@@ -139,6 +135,16 @@ class Carrier:
         except OSError as error:
             log.warning("kernel.unreadable", reason=str(error))
             return self._own_addresses
+
+    def _neighbours(self) -> dict[bytes, bytes]:
+        """Return the far ends of VXLAN, and for a while those that were: routes leave them after this."""
+        now = self._now()
+        for address, tunnel in self._switchover.tunnels.items():
+            if tunnel.type is TunnelType.VXLAN:
+                gateway = _gateway(address, tunnel)
+                self._far_ends[gateway] = (hardware_address(tunnel.node), now + RETIRE_DELAY_S)
+        self._far_ends = {gateway: end for gateway, end in self._far_ends.items() if end[1] > now}
+        return {gateway: mac for gateway, (mac, _) in self._far_ends.items()}
 
     def _devices(self) -> Iterator[Device]:
         media = self._switchover.media
@@ -265,7 +271,7 @@ class Carrier:
         outer = Outer(address.packed, self._source(family_of(address)))
         if kind is Kind.VXLAN:  # Ethernet: the other node is found by its hardware address, as a neighbour
             outer = outer._replace(vni=self._config.vxlan_vni)
-            hop = NextHop(address.packed, device, onlink=True, outer=outer)
+            hop = NextHop(_gateway(address, tunnel), device, onlink=True, outer=outer)
         else:
             hop = NextHop(b"", device, outer=outer)
         return Resolution((hop,), is_on_link=False, tunnel_cost=carriage.cost)
@@ -274,6 +280,17 @@ class Carrier:
         """Return the outer source: the address that other nodes know this one by, so that they accept it."""
         address = self._node.address(family) if self._node else None
         return address.packed if address is not None and address in self._own_addresses else b""
+
+
+def _gateway(address: IPAddress, tunnel: Tunnel) -> bytes:
+    """Return the address by which a node is known as a neighbour on the VXLAN device.
+
+    IPv6 takes no gateway there that a route of another link leads to, so it is a link-local one (RFC 4291 appendix A).
+    """
+    if address.version == 4:
+        return address.packed
+    mac = hardware_address(tunnel.node)
+    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 
 def _type(kind: Kind) -> TunnelType:

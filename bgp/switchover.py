@@ -36,7 +36,7 @@ class Switchover:
         self._switch_at: float | None = None
         self._in_use: frozenset[Medium] = frozenset()
         self._retiring: dict[Medium, float] = {}
-        self._former_peers: frozenset[IPAddress] = frozenset()
+        self._former_peers: dict[IPAddress, float] = {}
 
     def want(self, wanted: Mapping[IPAddress, Tunnel], nodes: Collection[str], now: float) -> None:
         """Say which tunnels there should be from now on; `nodes` are all there are, of the tunnels and others."""
@@ -47,29 +47,31 @@ class Switchover:
             chosen = self.in_force.get(address) if is_held else tunnel
             if chosen is not None:
                 in_force[address] = chosen
-        self._former_peers |= self.in_force.keys()
+        former = self.tunnels.keys()
         self._wanted, self._nodes, self.in_force = wanted, frozenset(nodes), in_force
         if in_force == wanted:
             self._switch_at = None
         elif self._switch_at is None:
             self._switch_at = now + SWITCH_DELAY_S
+        self._former_peers |= dict.fromkeys(former - self.tunnels.keys(), now + RETIRE_DELAY_S)
         self._retire(now)
 
     def tick(self, now: float) -> bool:
         """Do what is due; whether anything was."""
-        before = (self.in_force, self.media)
+        before = (self.in_force, self.media, self.peers)
         if self._switch_at is not None and now >= self._switch_at:
             self._switch_at, self.in_force = None, self._wanted
         for medium in [medium for medium, until in self._retiring.items() if now >= until]:
             del self._retiring[medium]
+        self._former_peers = {address: until for address, until in self._former_peers.items() if now < until}
         self._retire(now)
-        return before != (self.in_force, self.media)
+        return before != (self.in_force, self.media, self.peers)
 
     @property
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        deadlines = [*self._retiring.values(), *([self._switch_at] if self._switch_at is not None else [])]
-        return min(deadlines, default=None)
+        switch_at = [] if self._switch_at is None else [self._switch_at]
+        return min((*switch_at, *self._retiring.values(), *self._former_peers.values()), default=None)
 
     @property
     def media(self) -> frozenset[Medium]:
@@ -84,7 +86,7 @@ class Switchover:
     @property
     def peers(self) -> frozenset[IPAddress]:
         """From where packets in tunnels may come."""
-        return frozenset(self.tunnels) | (self._former_peers if self._retiring else frozenset())
+        return frozenset(self.tunnels) | self._former_peers.keys()
 
     def _retire(self, now: float) -> None:
         in_use = frozenset(
@@ -97,5 +99,3 @@ class Switchover:
         for medium in in_use:
             self._retiring.pop(medium, None)
         self._in_use = in_use
-        if not self._retiring:
-            self._former_peers = frozenset()

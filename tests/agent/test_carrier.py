@@ -40,9 +40,17 @@ def tunnel(world: World, number: int, type_: TunnelType = TunnelType.VXLAN, vni:
     """The next hop that leads to a node through a tunnel."""
     far, near = world.host(number).packed, world.host(1).packed
     if type_ is TunnelType.VXLAN:
-        return NextHop(far, INTERFACES[Kind.VXLAN], onlink=True, outer=Outer(far, near, vni))
+        return NextHop(gateway(world, number), INTERFACES[Kind.VXLAN], onlink=True, outer=Outer(far, near, vni))
     kind = Kind.IPIP if world.family is Family.IPV4 else Kind.IP6TNL
     return NextHop(b"", INTERFACES[kind], outer=Outer(far, near))
+
+
+def gateway(world: World, number: int) -> bytes:
+    """A node's address on the VXLAN device: its own, or for IPv6 the link-local one made of its hardware address."""
+    if world.family is Family.IPV4:
+        return world.host(number).packed
+    mac = hardware_address(f"n{number}")
+    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 
 def way(world: World, number: int) -> tuple[NextHop, ...] | None:
@@ -160,7 +168,7 @@ async def test_ip_in_ip_has_a_device_for_each_family(world: World) -> None:
 
 async def test_vxlan_knows_each_node_by_its_hardware_address(world: World) -> None:
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
-    expected = {world.host(number).packed: hardware_address(f"n{number}") for number in (2, 3)}
+    expected = {gateway(world, number): hardware_address(f"n{number}") for number in (2, 3)}
     assert world.tunnels.neighbours == expected
     device = world.tunnels.devices[Kind.VXLAN]
     assert device.mac == hardware_address("n1")
@@ -188,8 +196,10 @@ async def test_a_node_that_changes_its_address_is_followed(world: World) -> None
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
     moved = replace(world.node(3), addresses=(world.host(33),))
     await world.configure(nodes=world.config.nodes | {"n3": moved})
-    assert way(world, 3) == (tunnel(world, 33),)
-    assert world.host(3).packed not in world.tunnels.neighbours
+    far = world.host(33).packed
+    (hop,) = way(world, 3) or ()
+    assert hop.outer.destination == far
+    assert hop.gateway == (far if world.family is Family.IPV4 else gateway(world, 3))
 
 
 async def test_of_two_nodes_with_one_address_only_the_older_one_is_reached_by_it(world: World) -> None:
@@ -204,7 +214,10 @@ async def test_a_node_that_goes_takes_its_route_and_far_end_along(world: World) 
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
     await world.configure(nodes={name: node for name, node in world.config.nodes.items() if name != "n3"})
     assert way(world, 3) is None
-    assert world.tunnels.neighbours.keys() == {world.host(2).packed}
+    assert gateway(world, 3) in world.tunnels.neighbours  # until its route is gone for sure
+    await world.pass_time(RETIRE_DELAY_S)
+    await world.configure(max_paths=8)
+    assert world.tunnels.neighbours.keys() == {gateway(world, 2)}
     assert world.backstops.destinations == {world.cidr(2)}
 
 

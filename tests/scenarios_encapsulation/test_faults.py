@@ -1,0 +1,168 @@
+"""What hands and strangers do to tunnels: everything comes back by itself, nothing leaves unencapsulated meanwhile."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import pytest
+import yaml
+
+from agent.lab.wait import eventually
+from agent.tunnel_rules import FROM_POD, UNKNOWN_SENDER
+from felix.tunnelmessages import Kind
+from felix.tunnels import DEVICES
+from inet.prefix import Family
+from tests.scenarios_encapsulation.network import Net
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+
+NAME: Final = DEVICES[Kind.VXLAN]
+OTHER: Final = f"ip link add {NAME} type vxlan id 77 dstport 4789 dev eth0"
+HANDS: Final = {
+    "deleted": f"ip link del {NAME}",
+    "set down": f"ip link set {NAME} down",
+    # Nobody is quicker than the agent every time.
+    "renamed": f"until ip link set {NAME} down && ip link set {NAME} name mine; do sleep 0.01; done",
+    "given another VNI": f"until ip link del {NAME} && {OTHER}; do sleep 0.01; done",
+}
+
+
+@pytest.mark.parametrize("command", HANDS.values(), ids=HANDS.keys())
+async def test_a_device_that_somebody_broke_is_mended_and_nothing_leaks(net: Net, command: str) -> None:
+    await net.configure(encapsulation={"mode": "Fallback"})
+    await net.all_become("direct", "VXLAN")
+    await net.all_reach(("a1", "c1"))
+    await net.watch_for_leaks()
+    await net.lab.run("n1", "sh", "-c", command)
+    await net.all_reach(("a1", "c1"), ("c1", "a1"))
+    await net.becomes("n1", "n3", "VXLAN")
+    shown = await net.lab.run("n1", "ip", "-d", "link", "show", NAME)
+    assert "vxlan external" in shown
+    assert "mine" not in await net.lab.run("n1", "ip", "link")
+    assert await net.leaks() == 0
+    assert (await net.status("n1")).tunnels.repaired >= 1
+
+
+async def test_where_a_stranger_has_our_name_nothing_leaks_and_the_condition_says_so(net: Net) -> None:
+    await net.configure(encapsulation={"mode": "Fallback"})
+    await net.all_become("direct", "VXLAN")
+    await net.watch_for_leaks()
+    await net.lab.run(
+        "n1", "sh", "-c", f"until ip link del {NAME} && ip link add {NAME} type bridge; do sleep 0.01; done"
+    )
+
+    async def ready() -> str:
+        return next(each.message for each in (await net.status("n1")).conditions if each.type == "Ready")
+
+    message = await eventually(ready, lambda text: "rename or remove" in text, within_s=30)
+    assert f"there is a link {NAME} of kind bridge that is not Tortie's" in message
+    for family in Family:
+        assert not await net.reaches("a1", "c1", family)
+        assert await net.reaches("a1", "b1", family)
+    assert "bridge" in await net.lab.run("n1", "ip", "-d", "link", "show", NAME)
+    assert await net.leaks() == 0
+    await net.lab.run("n1", "ip", "link", "del", NAME)
+    await net.all_reach(("a1", "c1"))
+
+
+async def test_where_a_stranger_has_our_port_the_condition_names_it(net: Net) -> None:
+    await net.configure(encapsulation={"mode": "Never"})
+    await net.lab.run("n1", "sh", "-c", "while ip link show tortie-vxlan; do sleep 0.2; done 2>&1")
+    add = "ip link add flannel.1 type vxlan id 1 dstport 4789 dev eth0 nolearning"
+    await net.lab.run("n1", "sh", "-c", f"{add} && ip link set flannel.1 up")
+    try:
+        await net.configure(encapsulation={"mode": "Always"})
+
+        async def problems() -> str:
+            return " ".join((await net.status("n1")).tunnels.problems)
+
+        await eventually(problems, lambda text: "link flannel.1 (VNI 1) has it" in text, within_s=30)
+    finally:
+        await net.lab.run("n1", "ip", "link", "del", "flannel.1")
+    await net.becomes("n1", "n2", "VXLAN")
+
+
+# Who may send
+
+
+INJECT: Final = """
+import socket, sys
+address, inner = sys.argv[1], bytes.fromhex(sys.argv[2])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+with socket.socket(family, socket.SOCK_DGRAM) as any_port:
+    any_port.sendto(bytes.fromhex("0800000000100000") + inner, (address, 4789))
+"""
+INNER: Final = "ff" * 12 + "0800" + "45" + "00" * 19
+
+
+@pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
+async def test_a_packet_in_vxlan_from_somebody_who_is_no_node_is_dropped(net: Net, family: Family) -> None:
+    await net.configure(encapsulation={"mode": "Always"})
+    await net.all_become("VXLAN", "VXLAN")
+    before = await net.dropped("n1", UNKNOWN_SENDER)
+    received = await _received(net, "n1")
+    address = str(net.lab.address("n1", family))
+    await net.lab.run("gw", "python3", "-c", INJECT, address, INNER)
+    await eventually(lambda: net.dropped("n1", UNKNOWN_SENDER), (before + 1).__le__, what="dropped at n1")
+    assert await _received(net, "n1") == received
+    await net.all_reach(("a1", "c1"))
+
+
+@pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
+async def test_a_pod_does_not_get_what_it_encapsulates_off_its_node(net: Net, family: Family) -> None:
+    await net.configure(encapsulation={"mode": "Always"})
+    await net.all_become("VXLAN", "VXLAN")
+    before, received = await net.dropped("n1", FROM_POD), await _received(net, "n2")
+    address = str(net.lab.address("n2", family))
+    await net.lab.run("a1", "python3", "-c", INJECT, address, INNER)
+    await eventually(lambda: net.dropped("n1", FROM_POD), (before + 1).__le__, what="dropped at n1")
+    assert await _received(net, "n2") == received
+
+
+async def _received(net: Net, node: str) -> int:
+    """Return how many packets have come out of a node's tunnels. Neighbour discovery comes in none."""
+    text = await net.lab.run(node, "ip", "-s", "link", "show", NAME)
+    found = re.search(r"RX:.*\n\s+\d+\s+(\d+)", text)
+    assert found is not None, text
+    return int(found[1])
+
+
+# Nodes
+
+
+async def test_a_node_that_moves_to_another_interface_is_followed(net: Net) -> None:
+    """n3 becomes known by its address on the link to tor."""
+    await net.configure(encapsulation={"mode": "Always"})
+    await net.all_become("VXLAN", "VXLAN")
+    path = net.lab.state.config / "nodes.yaml"
+    before = path.read_text()
+    there = {family: str(net.lab.address("n3", family, towards="tor")) for family in Family}
+    moved = list(yaml.safe_load_all(before))
+    moved[2]["status"]["addresses"] = [{"type": "InternalIP", "address": each} for each in there.values()]
+    for family, address in there.items():  # n2 has no other way there than gw, which knows none
+        via = str(net.lab.address("n1", family))
+        await net.lab.run("n2", "ip", "route", "replace", address, "via", via)
+        await net.lab.run(
+            "n3",
+            "ip",
+            "route",
+            "replace",
+            str(net.lab.address("n2", family)),
+            "via",
+            str(net.lab.address("gw", family, towards="n3")),
+        )
+    try:
+        path.write_text(yaml.safe_dump_all(moved))
+        expected = there[Family.IPV4]
+
+        async def remote() -> str:
+            row = await net.installed("n1", "n3", Family.IPV4)
+            return row.carried.remote if row is not None and row.carried is not None else ""
+
+        await eventually(remote, expected.__eq__, within_s=30, what="the new address")
+        await net.all_reach(("a1", "c1"))
+    finally:
+        path.write_text(before)
+    await net.becomes("n1", "n3", "VXLAN")
+    await net.all_reach(("a1", "c1"), ("b1", "c1"))
