@@ -209,7 +209,10 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         view = View(options.node, routing, policy, drops, datastore, network=network)
         metrics.REGISTRY.register(StateCollector(view))
         paths = PathFinder(view, routing, network.nat)
-        await stack.enter_async_context(serve(view, draining, paths, options.run_dir / "agent.sock", options.listen))
+        ears = serve(
+            view, draining, paths, network.around, socket=options.run_dir / "agent.sock", listen=options.listen
+        )
+        await stack.enter_async_context(ears)
         yield Agent(
             options.node,
             datastore,

@@ -14,10 +14,11 @@ from felix.objecttable import ObjectRouteTable
 
 def open_route_table() -> ObjectRouteTable | InlineRouteTable:
     """Return the table for this network namespace: on nexthop objects where the kernel knows them (Linux 5.3)."""
-    return ObjectRouteTable() if _kernel_has_nexthop_objects() else InlineRouteTable()
+    return ObjectRouteTable() if kernel_has_nexthop_objects() else InlineRouteTable()
 
 
-def _kernel_has_nexthop_objects() -> bool:
+def kernel_has_nexthop_objects() -> bool:
+    """Whether this kernel has nexthop objects, and lets them be asked for."""
     with contextlib.closing(NetlinkSocket()) as netlink:
         try:
             netlink.ask(nexthops.get(HOP_IDS.start))

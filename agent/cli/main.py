@@ -11,6 +11,7 @@ import typer
 from agent import __version__
 from agent.cli import cni, lab, look, policy
 from agent.cli.cleanup import cleanup
+from agent.cli.doctor import doctor
 from agent.cli.drain import drain, undrain
 from agent.cli.drops import drops
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
@@ -34,6 +35,7 @@ app.add_typer(look.routes, name="routes", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(path)
 app.command(rich_help_panel=LOOK)(drops)
 app.add_typer(policy.app, name="policy", rich_help_panel=WHY)
+app.command(rich_help_panel=WHY)(doctor)
 app.command(rich_help_panel=CHANGE)(drain)
 app.command(rich_help_panel=CHANGE)(undrain)
 app.add_typer(config, name="config", rich_help_panel=CHANGE)

@@ -33,8 +33,9 @@ def served(
     network = idle_network(world.routing, policy)
     view = View("n1", world.routing, policy, DropWatch("n1", Engine("n1"), None), datastore, network=network)
     draining = Draining(world.routing, directory / "drain.json")
-    nat = OutgoingNat(Surroundings("n1"), view.policy, tuple)
-    return serve(view, draining, PathFinder(view, world.routing, nat), directory / "agent.sock", listen)
+    around = Surroundings("n1")
+    paths = PathFinder(view, world.routing, OutgoingNat(around, view.policy, tuple))
+    return serve(view, draining, paths, around, socket=directory / "agent.sock", listen=listen)
 
 
 @pytest.fixture

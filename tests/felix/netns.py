@@ -104,6 +104,10 @@ class Node:
     def peer_ip(self, command: str) -> str:
         return _run("ip", "-n", self.peer, *command.split())
 
+    def set(self, path: str, value: str) -> None:
+        """Write a kernel setting below net/, of the namespace that this thread is in."""
+        Path("/proc/sys/net", path).write_text(value, encoding="ascii")
+
     def routes(self) -> str:
         return self.ip("route show proto 97") + self.ip("-6 route show proto 97")
 

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.felix.conftest import family, node
+
+__all__ = ["family", "node"]

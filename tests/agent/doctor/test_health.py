@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.clusterreport import ClusterReport, NodeReport, cluster_report
+from agent.datastore import Batch
+from agent.doctor import Level, LookError
+from agent.doctor.health import (
+    AgentFacts,
+    gather_agent,
+    gather_cluster,
+    judge_addresses,
+    judge_agent,
+    judge_pod_cidrs,
+)
+from agent.objects.kinds import KINDS
+from agent.report import ConditionReport, StatusReport
+from agent.surroundings import Surroundings
+from tests.agent.doctor.patients import N1, N2, STATUS, cluster, patient
+
+READY = ConditionReport("Ready", "True", "InSync", "4 of 4 sessions established")
+
+
+def status(**changes: Any) -> StatusReport:
+    said: dict[str, Any] = {
+        "ready": True,
+        "sessions_established": 4,
+        "sessions_configured": 4,
+        "routes_refused": 0,
+        "routes_pending": 0,
+        "conditions": [READY],
+        "problems": [],
+    }
+    return msgspec.structs.replace(STATUS, **(said | changes))
+
+
+def test_an_agent_that_is_well_is_fine() -> None:
+    assert {each.level for each in judge_agent(AgentFacts(status(), ""))} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "text"),
+    [
+        (
+            {"ready": False, "conditions": [ConditionReport("Ready", "False", "NoSession", "no session")]},
+            Level.FAIL,
+            "not ready: NoSession: no session",
+        ),
+        (
+            {"conditions": [READY, ConditionReport("MassDeleteHeldBack", "True", "TooManyAtOnce", "9 of 10")]},
+            Level.WARN,
+            "MassDeleteHeldBack: 9 of 10",
+        ),
+        ({"problems": ["BGPPeer tor-1: spec.peerASN: 0 is not an AS number"]}, Level.WARN, "BGPPeer tor-1"),
+        ({"sessions_established": 3}, Level.WARN, "1 of 4 sessions are down"),
+        ({"routes_refused": 2}, Level.FAIL, "the kernel refuses 2 routes"),
+        ({"routes_pending": 2}, Level.WARN, "2 routes are still to be written"),
+        ({"version": "0.0.1"}, Level.WARN, "the agent is of version 0.0.1"),
+        ({"policy": msgspec.structs.replace(STATUS.policy, unlinked=3)}, Level.FAIL, "no link leads to 3 addresses"),
+    ],
+    ids=["not ready", "condition", "problem", "session", "refused", "pending", "version", "unlinked"],
+)
+def test_what_the_agent_complains_about_is_repeated(changes: dict[str, Any], level: Level, text: str) -> None:
+    amiss = [each for each in judge_agent(AgentFacts(status(**changes), "")) if each.level is not Level.OK]
+    assert [each.level for each in amiss] == [level]
+    assert text in amiss[0].text
+
+
+async def test_an_agent_that_is_not_there_is_a_failure_and_one_behind_a_closed_door_is_not_known() -> None:
+    assert [each.level for each in judge_agent(await gather_agent(patient()))] == [Level.FAIL]
+    closed = await gather_agent(patient(no_agent="the agent at /x does not answer: Permission denied"))
+    assert [each.level for each in judge_agent(closed)] == [Level.UNKNOWN]
+
+
+def test_pod_cidrs_that_are_each_a_nodes_own_are_fine() -> None:
+    (finding,) = judge_pod_cidrs(cluster(pod_cidrs=("10.42.0.0/16", "fd42::/48"), service_cidrs=("10.43.0.0/16",)))
+    assert (finding.level, finding.text) == (Level.OK, "2 nodes have pod CIDRs, each its own")
+
+
+def bare(name: str) -> NodeReport:
+    return NodeReport(name, (), ("172.16.1.99",))
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "text"),
+    [
+        (cluster(bare("n1"), N2), Level.FAIL, "without a pod CIDR: n1"),
+        (cluster(N1, bare("n2")), Level.WARN, "without a pod CIDR: n2"),
+        (
+            cluster(N1, *(bare(f"m{i}") for i in range(7))),
+            Level.WARN,
+            "without a pod CIDR: m0, m1, m2, m3, m4 and 2 more",
+        ),
+        (cluster(N2), Level.FAIL, "there is no Node object n1"),
+        (
+            cluster(N1, NodeReport("n2", ("10.42.1.128/25",), ())),
+            Level.FAIL,
+            "10.42.1.128/25 of Node n2 overlaps 10.42.1.0/24 of Node n1",
+        ),
+        (
+            cluster(N1, NodeReport("n2", ("fd42:0:0:1:8000::/65",), ())),
+            Level.FAIL,
+            "fd42:0:0:1:8000::/65 of Node n2 overlaps fd42:0:0:1::/64 of Node n1",
+        ),
+        (cluster(N1, NodeReport("n2", ("10.42.1.0/24",), ())), Level.FAIL, "10.42.1.0/24 of Node n2 overlaps"),
+        (
+            cluster(pod_cidrs=("10.42.1.0/24", "fd42::/48")),
+            Level.FAIL,
+            "Node n2: pod CIDR 10.42.2.0/24 is outside NetworkConfiguration spec.podCIDRs (10.42.1.0/24, fd42::/48)",
+        ),
+        (
+            cluster(service_cidrs=("10.42.2.0/23",)),
+            Level.FAIL,
+            "Node n2: pod CIDR 10.42.2.0/24 overlaps the service addresses 10.42.2.0/23",
+        ),
+    ],
+    ids=["own", "other's", "many", "no node", "inside", "inside v6", "same", "outside", "services"],
+)
+def test_pod_cidrs_that_cannot_work_are_named(facts: ClusterReport, level: Level, text: str) -> None:
+    (finding,) = judge_pod_cidrs(facts)
+    assert finding.level is level
+    assert text in finding.text
+    assert finding.advice
+
+
+def test_a_wide_pod_cidr_is_compared_with_all_that_it_covers() -> None:
+    wide = NodeReport("n0", ("10.42.0.0/16",), ())
+    texts = [each.text for each in judge_pod_cidrs(cluster(wide, N1, N2))]
+    assert len(texts) == 2
+    assert all("overlaps 10.42.0.0/16 of Node n0" in text for text in texts)
+
+
+def test_addresses_that_are_each_a_nodes_own_are_fine() -> None:
+    (finding,) = judge_addresses(cluster())
+    assert finding.level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "text"),
+    [
+        (
+            cluster(N1, NodeReport("n2", (), ("172.16.1.11",))),
+            Level.FAIL,
+            "172.16.1.11 is an InternalIP of the Nodes n1",
+        ),
+        (
+            cluster(N1, NodeReport("n2", (), ("fd42:0:0:1::5",))),
+            Level.FAIL,
+            "fd42:0:0:1::5 of Node n2 is inside the pod CIDR fd42:0:0:1::/64 of Node n1",
+        ),
+        (cluster(N1, NodeReport("n2", (), ())), Level.WARN, "Node n2 has no InternalIP"),
+    ],
+    ids=["shared", "a pod's", "none"],
+)
+def test_addresses_of_nodes_that_cannot_work_are_named(facts: ClusterReport, level: Level, text: str) -> None:
+    (finding,) = judge_addresses(facts)
+    assert finding.level is level
+    assert text in finding.text
+
+
+async def test_without_nodes_nothing_is_claimed_of_them() -> None:
+    with pytest.raises(LookError, match="nodes are not known"):
+        await gather_cluster(patient())
+
+
+def test_objects_become_the_report() -> None:
+    around = Surroundings("n1")
+    documents = [
+        {
+            "metadata": {"name": "n1"},
+            "spec": {"podCIDRs": ["10.42.1.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "172.16.1.11"}]},
+        },
+        {
+            "metadata": {"name": "default"},
+            "spec": {
+                "podCIDRs": ["10.42.0.0/16"],
+                "serviceCIDRs": ["10.43.0.0/16"],
+                "encapsulation": {"mode": "Fallback", "type": "IPIP"},
+                "outgoingNAT": {"enabled": True},
+            },
+        },
+    ]
+    objects = [KINDS[kind].decode(each) for kind, each in zip(("Node", "NetworkConfiguration"), documents, strict=True)]
+    around.take(Batch({each.key: each for each in objects}, frozenset(), (), 1))
+    assert cluster_report("n1", around) == ClusterReport(
+        "n1",
+        (NodeReport("n1", ("10.42.1.0/24",), ("172.16.1.11",)),),
+        ("10.42.0.0/16",),
+        ("10.43.0.0/16",),
+        ("IPIP",),
+        outgoing_nat=True,
+    )
