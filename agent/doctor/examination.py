@@ -11,7 +11,7 @@ from typing import Any, Final
 from agent.cli.client import RefusedError, UnreachableError, ask
 from agent.clusterreport import ClusterReport, cluster_report
 from agent.datastore import Batch
-from agent.doctor import Check, Finding, Level, Patient, health, kernel, links, neighbourhood
+from agent.doctor import Check, Finding, Level, Patient, access, health, kernel, links, neighbourhood
 from agent.report import StatusReport
 from agent.surroundings import Surroundings
 
@@ -20,6 +20,7 @@ CHECKS: Final[tuple[Check[Any], ...]] = (
     *links.CHECKS,
     *health.CHECKS,
     *neighbourhood.CHECKS,
+    *access.CHECKS,
 )
 
 

@@ -15,10 +15,8 @@ from agent.datastore.fake import FakeDatastore
 from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
-from agent.outgoing_nat import OutgoingNat
 from agent.pathfinder import PathFinder
 from agent.report import DrainReport, Explanation, InstalledRoute, PeerReport, StatusReport
-from agent.surroundings import Surroundings
 from agent.view import View
 from inet.prefix import Family
 from policy.compiler import Engine
@@ -33,9 +31,8 @@ def served(
     network = idle_network(world.routing, policy)
     view = View("n1", world.routing, policy, DropWatch("n1", Engine("n1"), None), datastore, network=network)
     draining = Draining(world.routing, directory / "drain.json")
-    around = Surroundings("n1")
-    paths = PathFinder(view, world.routing, OutgoingNat(around, view.policy, tuple))
-    return serve(view, draining, paths, around, socket=directory / "agent.sock", listen=listen)
+    paths = PathFinder(view, world.routing, network.nat)
+    return serve(view, draining, paths, network.around, socket=directory / "agent.sock", listen=listen)
 
 
 @pytest.fixture
