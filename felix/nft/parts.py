@@ -33,10 +33,11 @@ class Parts:
         self._awaited.add(owner)
 
     def put(self, owner: str, content: Content) -> bool:
-        """Say what an owner wants, in place of what it wanted before; whether that is something else."""
+        """Say what an owner wants, in place of what it wanted before; whether there is something to do now."""
+        was_awaited = owner in self._awaited
         self._awaited.discard(owner)
         if self._wanted.get(owner, NOTHING) == content:
-            return False
+            return was_awaited
         self._wanted[owner] = content
         self.refused.pop(owner, None)
         self._lay()

@@ -18,8 +18,9 @@ def test_everybody_who_is_expected_is_waited_for() -> None:
     assert parts.is_complete
     parts.expect("nat")
     assert not parts.is_complete
-    parts.put("nat", NOTHING)
+    assert parts.put("nat", NOTHING), "others may begin now"
     assert parts.is_complete
+    assert not parts.put("nat", NOTHING)
 
 
 def test_saying_the_same_again_is_no_change() -> None:
