@@ -6,11 +6,13 @@ The agent tells it from the objects it follows; where no agent runs it is made f
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.objects import Node
-from agent.surroundings import Surroundings
+if TYPE_CHECKING:  # the command line reads these reports without what objects are made of
+    from agent.objects import Node
+    from agent.surroundings import Surroundings
 
 
 class NodeReport(msgspec.Struct, rename="camel", frozen=True):
