@@ -11,13 +11,14 @@ from typing import Any, Final
 from agent.cli.client import RefusedError, UnreachableError, ask
 from agent.clusterreport import ClusterReport, cluster_report
 from agent.datastore import Batch
-from agent.doctor import Check, Finding, Level, Patient, access, health, kernel, links, neighbourhood
+from agent.doctor import Check, Finding, Level, Patient, access, health, kernel, links, neighbourhood, pathmtu
 from agent.report import StatusReport
 from agent.surroundings import Surroundings
 
 CHECKS: Final[tuple[Check[Any], ...]] = (
     *kernel.CHECKS,
     *links.CHECKS,
+    *pathmtu.CHECKS,
     *health.CHECKS,
     *neighbourhood.CHECKS,
     *access.CHECKS,
