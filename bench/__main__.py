@@ -14,10 +14,10 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import arrival, cni, failover, idle, kernel_writer, report, restart
+from bench import arrival, cni, failover, idle, kernel_writer, policy, policy_flood, policy_packets, report, restart
 from bench.measure import Results, Settings
 
-_BENCHMARKS: Final = (arrival, failover, kernel_writer, idle, restart, cni)
+BENCHMARKS: Final = (arrival, failover, kernel_writer, idle, restart, cni, policy, policy_packets, policy_flood)
 _RESULTS: Final = Path(__file__).parent / "results"
 _PROGRAMS: Final = {"ip": "iproute2", "bird": "bird2", "gobgpd": "gobgpd"}
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     options = _parse(arguments)
     if options.list:
-        for benchmark in _BENCHMARKS:
+        for benchmark in BENCHMARKS:
             console.print(f"{benchmark.NAME:15} {benchmark.TITLE}", highlight=False)
         return 0
     missing = [package for program, package in _PROGRAMS.items() if shutil.which(program) is None]
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = Settings(1 if options.quick else options.rounds, options.quick)
     path = options.json or _RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
     found: dict[str, Results] = {}
-    for benchmark in _BENCHMARKS:
+    for benchmark in BENCHMARKS:
         if options.names and benchmark.NAME not in options.names:
             continue
         results = found[benchmark.NAME] = Results()
@@ -69,7 +69,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one small round, to see that everything runs")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="take medians of so many (3)")
     options = parser.parse_args(arguments)
-    unknown = set(options.names) - {benchmark.NAME for benchmark in _BENCHMARKS}
+    unknown = set(options.names) - {benchmark.NAME for benchmark in BENCHMARKS}
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; --list says which there are")
     return options

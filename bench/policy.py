@@ -1,235 +1,333 @@
-"""How long policy decisions take and how much they hold: synthetic clusters through the incremental engine.
+"""Policy: from objects to rules in the kernel, all at once, change by change, and for a long time.
 
-Run as `python bench/policy.py [--json]`. Objects are made while they are applied, as a datastore would hand them over;
-making them is timed apart and not counted. Loading is given in CPU seconds (of one thread), single changes in wall
-time, memory as the process's resident set, all of it.
+Each case is a process of its own, in a network namespace of its own: `python -m bench.policy CASE [--quick]` prints
+its figures as JSON. Loading is given in CPU seconds, single changes as the time from an object that is handed over to
+the kernel written, memory as the process's resident set, all of it. Objects are made outside the clock.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import json
-import os
+import logging
 import random
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import structlog
 
+from agent.datastore import Batch
+from agent.enforcement import NodePolicy
+from agent.objects.kinds import KINDS, Keyed, decode, key_of
+from agent.objects.model import Key
+from agent.objects.policy_objects import PolicyObject
+from agent.policy_kernel import open_policy_kernel
+from agent.policy_table import content_of
+from bench import processes
+from bench.cluster import NODE, Shape, namespaces, pod, raw_policy
+from bench.measure import BenchError, Figures, Results, Settings
+from bench.network import Network
+from bench.network import run as run_program
+from felix.nft.enforcement import Enforcement
+from felix.nft.kerneltable import KernelRuleTable
+from felix.nft.library import Library
 from policy.compiler import Engine, Update
 from policy.networkpolicy import decode_network_policy
-from policy.nft import render, render_change
-from policy.objects import NAMESPACE_NAME_LABEL, NamedPort, Namespace, Pod
-from policy.policies import Policy
+from policy.nft import render
+from policy.objects import NAMESPACE_NAME_LABEL, Namespace, Pod
 
-NODE: Final = "node-0"
-HTTP: Final = (NamedPort("http", 6, 8080),)
+NAME: Final = "policy"
+TITLE: Final = "Policy: compiled and written"
 
+COMPILE: Final = ("cold compile", "CPU s")
+MEMORY: Final = ("RSS after it", "MB")
+LOAD: Final = ("load into the kernel", "CPU s")
+P50: Final = ("median", "ms")
+P99: Final = ("99th percentile", "ms")
+CPU_P99: Final = ("99th percentile of CPU time", "ms")  # which does not wait for anybody else on the machine
+CPU: Final = ("CPU", "% of a core")
+GROWTH: Final = ("RSS growth in the second half", "MB")
 
-class Shape(NamedTuple):
-    """A synthetic cluster: pods dealt over namespaces and nodes, `replicas` of them alike in labels."""
-
-    pods: int
-    policies: int
-    namespaces: int
-    local_pods: int
-    replicas: int = 10
-    unique_labels: bool = False
-
-
-def namespaces(shape: Shape) -> Iterator[Namespace]:
-    for number in range(shape.namespaces):
-        name = f"team-{number}"
-        yield Namespace(
-            name, {NAMESPACE_NAME_LABEL: name, "tenant": f"t{number % 50}", "env": ("prod", "dev")[number % 2]}
-        )
-
-
-def pod(shape: Shape, number: int, **labels: str) -> Pod:
-    per_namespace = -(-shape.pods // shape.namespaces)
-    space, within = divmod(number, per_namespace)
-    app = within // shape.replicas
-    every = shape.pods // shape.local_pods
-    is_local = number % every == 0 and number // every < shape.local_pods
-    own = {
-        "app": f"app-{app}",
-        "tier": ("web", "api", "db")[app % 3],
-        "pod-template-hash": f"{(space * 7919 + app) & 0xFFFFFFFF:08x}",
-        **({"statefulset.kubernetes.io/pod-name": f"app-{app}-{number}"} if shape.unique_labels else {}),
-        **labels,
-    }
-    return Pod(
-        namespace=f"team-{space}",
-        name=f"app-{app}-{number:06d}",
-        labels=own,
-        addresses=((0x0A000000 + number).to_bytes(4), (0xFD << 120 | number).to_bytes(16)),
-        ports=HTTP,
-        node=NODE if is_local else f"node-{1 + number % 2499}",
-    )
+_ROOT: Final = Path(__file__).parent.parent
+_FELIX: Final = "Felix, as published"
+SMALL: Final = "10,000 pods, 1,000 policies"
+LARGE: Final = "250,000 pods, 10,000 policies"
+COLD: Final = {SMALL: Shape(10_000, 1_000, 100, 100), LARGE: Shape(250_000, 10_000, 1_000, 200)}
+CHANGES: Final = Shape(50_000, 12_000, 1_000, 100)
+NEW_POD, LABEL, MEMBER, NAMESPACE = (
+    "a new pod of this node, 12,000 policies",
+    "one pod label, 12,000 policies",
+    "one pod into a set of 16,667",
+    "a namespace label that moves 500 pods",
+)
+EVENTS: Final = "1,000 pod events a second, 12,000 policies"
+CHURN: Final = "churn of pods, labels and policies"
 
 
-def raw_policy(shape: Shape, number: int) -> dict[str, Any]:
-    space, nth = number % shape.namespaces, number // shape.namespaces
-    peers: list[dict[str, Any]] = [{"podSelector": {"matchLabels": {"app": f"app-{(nth + 1) % 25}"}}}]
-    match nth % 4:
-        case 0:
-            peers.append({"namespaceSelector": {"matchLabels": {"tenant": f"t{space % 50}"}}})
-        case 1:
-            peers.append(
-                {"ipBlock": {"cidr": f"172.{16 + nth % 16}.0.0/16", "except": [f"172.{16 + nth % 16}.1.0/24"]}}
-            )
-        case 2:
-            only = {"matchLabels": {NAMESPACE_NAME_LABEL: f"team-{(space + 1) % shape.namespaces}"}}
-            peers.append({"namespaceSelector": only, "podSelector": {"matchLabels": {"tier": "web"}}})
-    ports: list[dict[str, Any]] = [{"port": 8080 + nth}, {"port": 9000, "endPort": 9010}]
-    if nth % 5 == 0:
-        ports.append({"port": "http"})
-    selected = {"matchExpressions": [{"key": "app", "operator": "In", "values": [f"app-{nth}", f"app-{nth + 5}"]}]}
-    return {
-        "metadata": {"namespace": f"team-{space}", "name": f"policy-{nth}"},
-        "spec": {
-            "podSelector": {} if nth == 0 else selected,
-            "policyTypes": ["Ingress", "Egress"] if nth % 2 else ["Ingress"],
-            "ingress": [{"from": peers, "ports": ports}],
-            **({"egress": [{"to": peers}]} if nth % 2 else {}),
-        },
-    }
+def run(settings: Settings) -> Iterator[Results]:
+    """Yield the figures of each case as it is done."""
+    for case in COLD:
+        results = Results()
+        quick = settings.quick
+        results.measure(case, "Tortie", settings.rounds, partial(_child, case, COMPILE, MEMORY, LOAD, quick=quick))
+        results.measure(case, "nft -f", settings.rounds, partial(_child, f"nft {case}", LOAD, quick=quick))
+        if case == LARGE:
+            results.take(case, _FELIX, [{COMPILE: 3.39, MEMORY: 374.0}])
+        yield results
+    for case, what in ((NEW_POD, "new"), (LABEL, "label"), (MEMBER, "member"), (NAMESPACE, "namespace")):
+        results = Results()
+        results.measure(case, "Tortie", 1, partial(_child, what, P50, P99, CPU_P99, quick=settings.quick))
+        if what == "member":
+            results.measure(case, "nft -f", 1, partial(_child, "nft member", P50, P99, CPU_P99, quick=settings.quick))
+        yield results
+    results = Results()
+    results.measure(EVENTS, "Tortie", 1, partial(_child, "events", CPU, quick=settings.quick))
+    results.measure(CHURN, "Tortie", 1, partial(_child, "churn", MEMORY, GROWTH, quick=settings.quick))
+    yield results
 
 
-def rss_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _child(case: str, *quantities: tuple[str, str], quick: bool) -> Figures:
+    with Network(0) as net:
+        argv = [sys.executable, "-m", "bench.policy", case, *(["--quick"] if quick else [])]
+        command = ["ip", "netns", "exec", net.node, *argv]
+        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(done.stderr.strip()[-500:] or f"ended with status {done.returncode}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {quantity: found[quantity[0]] for quantity in quantities}
 
 
-def apply(engine: Engine, updates: Sequence[Update]) -> float:
-    begin = time.process_time()
-    for update in updates:
-        engine.apply(update)
-    return time.process_time() - begin
+# In the child
 
 
-def load(shape: Shape) -> tuple[Engine, dict[str, Any]]:
-    """Fill an engine from nothing; objects are made in batches outside the clock, and let go."""
-    before = rss_mib()
+def _rss_mb() -> float:
+    return processes.usage([_own_pid()]).rss_mb
+
+
+def _own_pid() -> int:
+    return int(Path("/proc/self").readlink().name)
+
+
+def _policies(shape: Shape) -> Iterator[dict[str, Any]]:
+    return (raw_policy(shape, each) for each in range(shape.policies))
+
+
+def _filled(shape: Shape) -> tuple[Engine, float]:
+    """Return an engine with a cluster in it, and the CPU seconds that took. Objects are made a few at a time."""
     engine = Engine(NODE)
-    applying = apply(engine, list(namespaces(shape)))
-    for first in range(0, shape.pods, 1000):
-        applying += apply(engine, [pod(shape, each) for each in range(first, min(first + 1000, shape.pods))])
-    decoding = time.process_time()
-    policies: list[Policy] = [decode_network_policy(raw_policy(shape, each)) for each in range(shape.policies)]
-    decoding = time.process_time() - decoding
-    applying += apply(engine, policies)
-    begin = time.process_time()
-    delta = engine.flush()
-    flushing = time.process_time() - begin
-    begin = time.process_time()
-    text = render(engine.ruleset)
-    rendering = time.process_time() - begin
-    peak = (
-        int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
-        / 1024
-    )
-    return engine, {
-        "shape": shape._asdict(),
-        "apply_cpu_s": round(applying, 3),
-        "flush_cpu_s": round(flushing, 3),
-        "total_cpu_s": round(applying + flushing, 3),
-        "decode_policies_cpu_s": round(decoding, 3),
-        "render_cpu_s": round(rendering, 3),
-        "text_kib": len(text) // 1024,
-        "chains": len(delta.chains_added),
-        "sets": len(delta.sets_added),
-        "elements": sum(map(len, delta.members_added.values())),
-        "rss_before_mib": round(before, 1),
-        "rss_mib": round(rss_mib(), 1),
-        "peak_mib": round(peak, 1),
-    }
+    taken = 0.0
 
-
-def updates(engine: Engine, shape: Shape) -> Iterator[tuple[str, dict[str, float]]]:
-    """Time single changes: input to delta, and with the elements that a kernel writer would get."""
-    chance = random.Random(1)  # noqa: S311 - a repeatable load, no secret
-
-    def timed(make: Iterator[Update]) -> dict[str, float]:
-        samples = []
-        for update in make:
-            begin = time.perf_counter()
+    def apply(updates: Sequence[Update]) -> None:
+        nonlocal taken
+        begin = time.process_time()
+        for update in updates:
             engine.apply(update)
-            render_change(engine.flush())
-            samples.append((time.perf_counter() - begin) * 1e6)
-        samples.sort()
-        return {
-            "p50_us": round(statistics.median(samples), 1),
-            "p99_us": round(samples[int(len(samples) * 0.99)], 1),
-            "max_us": round(samples[-1], 1),
-        }
+        taken += time.process_time() - begin
 
-    numbers = [chance.randrange(shape.pods) for _ in range(2000)]
-    yield "remote pod label change", timed(pod(shape, each, tier="changed") for each in numbers if each % 1250)
-    yield "remote pod label change back", timed(pod(shape, each) for each in numbers)
+    apply(list(namespaces(shape)))
+    for first in range(0, shape.pods, 1000):
+        apply([pod(shape, each) for each in range(first, min(first + 1000, shape.pods))])
+    apply([decode_network_policy(raw) for raw in _policies(shape)])
+    begin = time.process_time()
+    engine.flush()
+    return engine, taken + time.process_time() - begin
+
+
+async def _cold(shape: Shape) -> dict[str, float]:
+    engine, compiled_s = _filled(shape)
+    memory = _rss_mb()
+    content = content_of(engine.ruleset)
+    with contextlib.closing(KernelRuleTable(Library())) as table:
+        begin = time.process_time()
+        report = await Enforcement(table).sync(content)
+        loaded_s = time.process_time() - begin
+    if report.refusals:
+        raise BenchError(str(report.refusals[0]))
+    return {COMPILE[0]: compiled_s, MEMORY[0]: memory, LOAD[0]: loaded_s}
+
+
+def _cold_nft(shape: Shape) -> dict[str, float]:
+    text = render(_filled(shape)[0].ruleset)
+    began = processes.children_cpu_s()
+    run_program("nft", "-f", "-", text=text)
+    return {LOAD[0]: processes.children_cpu_s() - began}
+
+
+def _keyed(value: Pod | Namespace, namespace: str = "") -> PolicyObject:
+    return PolicyObject(Key(type(value).__name__, namespace, value.name), value)
+
+
+def _keyed_pod(value: Pod) -> PolicyObject:
+    return _keyed(value, value.namespace)
+
+
+def _manifest(kind: str, raw: dict[str, Any]) -> Keyed:
+    return decode(KINDS[kind], key_of(KINDS[kind], raw), raw)
+
+
+def _node() -> Keyed:
+    status = {"addresses": [{"type": "InternalIP", "address": "172.16.1.11"}]}
+    return _manifest("Node", {"metadata": {"name": NODE}, "spec": {"podCIDRs": ["10.255.0.0/24"]}, "status": status})
+
+
+def _crowd(number: int) -> Pod:
+    return Pod("crowd", f"crowd-{number}", {"app": "crowd"}, ((0x0B000000 + number).to_bytes(4),), (), f"node-{number}")
+
+
+def _crowd_labels(tenant: str) -> PolicyObject:
+    return _keyed(Namespace("crowd", {NAMESPACE_NAME_LABEL: "crowd", "tenant": tenant}))
+
+
+def _watching() -> Iterator[Keyed]:
+    """Yield policies of a local pod whose peers are every pod of a tier, and those of a tenant's namespaces."""
+    for name, peer in (
+        ("web", {"namespaceSelector": {}, "podSelector": {"matchLabels": {"tier": "web"}}}),
+        ("tenant", {"namespaceSelector": {"matchLabels": {"tenant": "crowd"}}}),
+    ):
+        spec = {"podSelector": {}, "ingress": [{"from": [peer]}]}
+        yield _manifest("NetworkPolicy", {"metadata": {"name": name, "namespace": "team-0"}, "spec": spec})
+
+
+class _Agent:
+    """A node's policy with a cluster in the kernel."""
+
+    def __init__(self, policy: NodePolicy) -> None:
+        self._policy = policy
+
+    async def tell(self, *items: Keyed, gone: Iterable[Keyed] = ()) -> tuple[float, float]:
+        """Have objects in force; return how many seconds that took, and of CPU time."""
+        batch = Batch({each.key: each for each in items}, frozenset(each.key for each in gone), (), full_lists=1)
+        begin, cpu = time.perf_counter(), time.process_time()
+        self._policy.take(batch)
+        await self._policy.settled()
+        taken = time.perf_counter() - begin, time.process_time() - cpu
+        if self._policy.error:
+            raise BenchError(self._policy.error)
+        return taken
+
+
+@contextlib.asynccontextmanager
+async def _agent(shape: Shape) -> AsyncIterator[_Agent]:
+    with open_policy_kernel(0) as kernel:
+        policy = NodePolicy(NODE, kernel)
+        task = asyncio.create_task(policy.run())
+        agent = _Agent(policy)
+        first: list[Keyed] = [_node(), *map(_keyed, namespaces(shape)), _crowd_labels("none")]
+        first += [_keyed_pod(pod(shape, each)) for each in range(shape.pods)]
+        first += [_keyed_pod(_crowd(each)) for each in range(500)]
+        first += [_manifest("NetworkPolicy", raw) for raw in _policies(shape)]
+        await agent.tell(*first, *_watching())
+        first.clear()
+        gc.collect()
+        gc.freeze()  # as an agent does once it is in sync: a collection that walks all of it takes 100 ms
+        yield agent
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _percentiles(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
+    wall, cpu = (sorted(each) for each in zip(*samples, strict=True))
+    at = int(len(wall) * 0.99)
+    return {P50[0]: wall[len(wall) // 2] * 1000, P99[0]: wall[at] * 1000, CPU_P99[0]: cpu[at] * 1000}
+
+
+async def _changes(what: str, shape: Shape, count: int) -> dict[str, float]:
+    chance = random.Random(1)  # noqa: S311 - a repeatable load, no secret
+    samples: list[tuple[float, float]] = []
     every = shape.pods // shape.local_pods
-    local = [chance.randrange(shape.local_pods) * every for _ in range(500)]
-    yield "local pod label change", timed(pod(shape, each, app=f"app-{at % 25}") for at, each in enumerate(local))
-    yield "local pod label change back", timed(pod(shape, each) for each in local)
-    spaces = [chance.randrange(shape.namespaces) for _ in range(200)]
-    yield (
-        "namespace label change",
-        timed(
-            Namespace(f"team-{each}", {NAMESPACE_NAME_LABEL: f"team-{each}", "tenant": f"t{(each + at) % 50}"})
-            for at, each in enumerate(spaces)
-        ),
-    )
-    changed = [chance.randrange(shape.policies) for _ in range(1000)]
-
-    def edited() -> Iterator[Update]:
-        for at, each in enumerate(changed):
-            raw = raw_policy(shape, each)
-            raw["spec"]["ingress"][0]["ports"].append({"port": 20000 + at})
-            yield decode_network_policy(raw)
-
-    yield "policy change", timed(edited())
+    async with _agent(shape) as agent:
+        for turn in range(count):
+            number = chance.randrange(shape.pods)
+            match what:
+                case "new":
+                    local = _keyed_pod(pod(shape, number // every * every))
+                    await agent.tell(gone=[local])
+                    samples.append(await agent.tell(local))
+                case "label":
+                    samples.append(await agent.tell(_keyed_pod(pod(shape, number, tier="changed"))))
+                    samples.append(await agent.tell(_keyed_pod(pod(shape, number))))
+                case "member":
+                    newcomer = Pod("crowd", f"new-{turn}", {"tier": "web"}, ((0x0C000000 + turn).to_bytes(4),))
+                    samples.append(await agent.tell(_keyed_pod(newcomer)))
+                case _:
+                    samples.append(await agent.tell(_crowd_labels("crowd" if turn % 2 == 0 else "none")))
+    return _percentiles(samples)
 
 
-SHAPES: Final = {
-    "10,000 pods, 1,000 policies": Shape(10_000, 1_000, 100, 100),
-    "250,000 pods, 10,000 policies": Shape(250_000, 10_000, 1_000, 200),
-    "250,000 pods, no two labels alike": Shape(250_000, 10_000, 1_000, 200, unique_labels=True),
-}
+def _nft_members(count: int) -> dict[str, float]:
+    """Add elements one by one with the command, where the table has what a node of that cluster has."""
+    ruleset = _filled(CHANGES)[0].ruleset
+    run_program("nft", "-f", "-", text=render(ruleset))
+    name = max((each for each in ruleset.sets if each.startswith("pods4")), key=lambda each: len(ruleset.members[each]))
+    samples = []
+    for number in range(count):
+        begin, cpu = time.perf_counter(), processes.children_cpu_s()
+        run_program("nft", f"add element inet tortie {name} {{ 12.0.{number // 256}.{number % 256} }}")
+        samples.append((time.perf_counter() - begin, processes.children_cpu_s() - cpu))
+    return _percentiles(samples)
 
 
-def measure(name: str) -> dict[str, Any]:
-    shape = SHAPES[name]
-    engine, figures = load(shape)
-    gc.collect()
-    gc.freeze()  # as an agent does once it is in sync: a collection that walks a quarter of a million pods takes 100 ms
-    figures["updates"] = dict(updates(engine, shape))
-    return figures
+async def _events(shape: Shape, seconds: float) -> dict[str, float]:
+    chance = random.Random(2)  # noqa: S311 - a repeatable load, no secret
+    async with _agent(shape) as agent:
+        numbers = [chance.randrange(shape.pods) for _ in range(int(seconds * 1000))]
+        tiers = ("web", "api", "db", "changed")
+        events = [_keyed_pod(pod(shape, each, tier=tiers[at % 4])) for at, each in enumerate(numbers)]
+        began, cpu = time.monotonic(), time.process_time()
+        for at in range(0, len(events), 10):
+            await agent.tell(*events[at : at + 10])
+            await asyncio.sleep(max(0.0, began + at / 1000 - time.monotonic()))
+        wall = max(time.monotonic() - began, seconds)
+        return {CPU[0]: 100 * (time.process_time() - cpu) / wall}
 
 
-def main() -> None:
-    if len(sys.argv) > 1 and sys.argv[1] in SHAPES:
-        print(json.dumps(measure(sys.argv[1])))
-        return
-    results = {}
-    for name in SHAPES:  # a process each, so that no one's memory is another's
-        done = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True)
-        results[name] = json.loads(done.stdout)
-    if "--json" in sys.argv:
-        print(json.dumps(results))
-        return
-    for name, figures in results.items():
-        print(name)
-        for key, value in figures.items():
-            if key not in {"updates", "shape"}:
-                print(f"    {key:28} {value}")
-        for what, times in figures["updates"].items():
-            print(f"    {what:28} " + "  ".join(f"{name} {value:9.1f}" for name, value in times.items()))
+async def _churn(shape: Shape, events: int) -> dict[str, float]:
+    """Let everything change, go and come back; memory may settle in the first half, and must not grow in the second."""
+    chance = random.Random(3)  # noqa: S311 - a repeatable load, no secret
+    memory: list[float] = []
+    every = shape.pods // shape.local_pods
+    async with _agent(shape) as agent:
+        for turn in range(events // 200):
+            numbers = [chance.randrange(shape.pods) for _ in range(90)]
+            pods = [_keyed_pod(pod(shape, each, tier=f"churn-{chance.randrange(50)}")) for each in numbers]
+            local = _keyed_pod(pod(shape, chance.randrange(shape.local_pods) * every))
+            edited = chance.randrange(shape.policies)
+            raw = raw_policy(shape, edited)
+            raw["spec"]["ingress"][0]["ports"].append({"port": 20000 + turn % 20000})
+            await agent.tell(*pods[45:], _manifest("NetworkPolicy", raw), gone=[*pods[:45], local])
+            as_before = _manifest("NetworkPolicy", raw_policy(shape, edited))
+            await agent.tell(*(_keyed_pod(pod(shape, each)) for each in numbers), local, as_before)
+            if turn % 50 == 49:
+                memory.append(_rss_mb())
+    half = memory[len(memory) // 2 :] or [0.0]
+    return {MEMORY[0]: half[-1], GROWTH[0]: max(0.0, half[-1] - half[0])}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure a case and print what was found."""
+    case, quick = arguments[0], "--quick" in arguments
+    small = Shape(1_000, 100, 10, 10)
+    changes, count = (small, 20) if quick else (CHANGES, 1000)
+    work: dict[str, Callable[[], Any]] = {
+        **{name: partial(_cold, small if quick else shape) for name, shape in COLD.items()},
+        **{f"nft {name}": partial(_cold_nft, small if quick else shape) for name, shape in COLD.items()},
+        **{what: partial(_changes, what, changes, count) for what in ("new", "label", "member", "namespace")},
+        "nft member": partial(_nft_members, 5 if quick else 50),
+        "events": partial(_events, changes, 1 if quick else 60),
+        "churn": partial(_churn, changes, 5_000 if quick else 300_000),
+    }
+    gc.set_threshold(50_000, 20, 100)  # as the agent has it
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    found = work[case]()
+    sys.stdout.write(json.dumps(asyncio.run(found) if asyncio.iscoroutine(found) else found) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

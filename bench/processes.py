@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -130,3 +131,9 @@ def until_quiet(pids: Collection[int], within_s: float = 60.0) -> None:
         if time.monotonic() > deadline:
             raise BenchError(f"still busy after {within_s:g} s: {', '.join(map(command_line, pids))}")
         before = now
+
+
+def children_cpu_s() -> float:
+    """Return the CPU seconds of our own children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

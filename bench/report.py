@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import arrival, cni, failover, idle, kernel_writer, restart
+from bench import arrival, cni, failover, idle, kernel_writer, policy, policy_flood, policy_packets, restart
 from bench.measure import Measurement, Results
 from inet.prefix import Family
 
@@ -61,7 +61,34 @@ def _targets() -> dict[Line, float]:
     return targets
 
 
-TARGETS: Final[Mapping[Line, float]] = _targets()
+def _policy_targets() -> dict[Line, float]:
+    compiled = [Line(policy.NAME, case, policy.COMPILE[0]) for case in (policy.SMALL, policy.LARGE)]
+    written = {
+        Line(policy.NAME, case, policy.P99[0]): limit
+        for case, limit in ((policy.NEW_POD, 20), (policy.LABEL, 5), (policy.MEMBER, 5), (policy.NAMESPACE, 50))
+    }
+    per_packet = {
+        Line(policy_packets.NAME, policy_packets.case_name(family, quantity), policy_packets.COST[0]): 3
+        for family in Family
+        for quantity in (policy_packets.UDP, policy_packets.TCP)
+    }
+    return {
+        **dict(zip(compiled, (0.2, 2), strict=True)),
+        **{line._replace(quantity=policy.LOAD[0]): 1 for line in compiled},
+        Line(policy.NAME, policy.LARGE, policy.MEMORY[0]): 250,
+        **written,
+        Line(policy.NAME, policy.EVENTS, policy.CPU[0]): 25,
+        Line(policy.NAME, policy.CHURN, policy.GROWTH[0]): 1,
+        **per_packet,
+        **{
+            Line(policy_flood.NAME, policy_flood.case_name(family), quantity[0]): 0
+            for family in Family
+            for quantity in (policy_flood.LOST, policy_flood.LEAKED)
+        },
+    }
+
+
+TARGETS: Final[Mapping[Line, float]] = {**_targets(), **_policy_targets()}
 """What Tortie must not exceed."""
 
 

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from bench import policy, policy_flood, policy_packets
+from bench.measure import Settings
+from bench.report import TARGETS, Line
+from inet.prefix import Family
+from tests.felix.netns import WHY_NOT
+
+
+def test_percentiles_are_in_milliseconds_and_tell_cpu_time_apart() -> None:
+    found = policy._percentiles([(number / 1000, number / 2000) for number in range(1, 101)])
+    assert found == {"median": 51.0, "99th percentile": 100.0, "99th percentile of CPU time": 50.0}
+
+
+@pytest.mark.kernel
+@pytest.mark.timeout(300)
+def test_every_case_runs_and_has_the_quantities_that_targets_are_set_for() -> None:
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    found = list(policy.run(Settings(1, quick=True)))
+    assert [failure for part in found for failure in part.failures] == []
+    lines = {Line(policy.NAME, each.case, each.quantity) for part in found for each in part.measurements}
+    assert {line for line in TARGETS if line.benchmark == policy.NAME} <= lines
+
+
+@pytest.mark.kernel
+def test_packets_get_through_whatever_stands_in_their_way() -> None:
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    for part, family in zip(policy_packets.run(Settings(1, quick=True)), Family, strict=True):
+        assert part.failures == []
+        rates = {
+            each.quantity: each.median for each in part.measurements if each.case == policy_packets.case_name(family)
+        }
+        assert rates.keys() == {policy_packets.UDP[0], policy_packets.NEW[0], policy_packets.TCP[0]}
+        assert all(rates.values())
+
+
+@pytest.mark.kernel
+def test_changes_under_traffic_lose_nothing_and_let_nothing_through() -> None:
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    for part in policy_flood.run(Settings(1, quick=True)):
+        assert part.failures == []
+        assert {each.quantity: each.median for each in part.measurements if each.unit == "packets"} == {
+            policy_flood.LOST[0]: 0,
+            policy_flood.LEAKED[0]: 0,
+        }
