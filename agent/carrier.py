@@ -66,25 +66,29 @@ class Carrier:
         self._node: Node | None = None
         self._ownership: Ownership | None = None
         self._own_addresses: frozenset[IPAddress] = frozenset()
+        self._on_link: frozenset[IPAddress] = frozenset()
+        self._surroundings: object = None
+        self._facts: object = None
+        self._carried: dict[IPAddress, Tunnel] = {}
+        self._doubtful: set[IPAddress] = set()  # which may be reached in another way since the last look
         self._known: dict[Target, Resolution] = {}
         self._far_ends: dict[bytes, tuple[bytes, float]] = {}  # gateway -> hardware address, until when
 
     # What is wanted
 
     async def configure(self, config: BgpConfig, node: Node, ownership: Ownership) -> bool:
-        """Take a new configuration; whether `refresh` is due, since something may be reached in another way now."""
-        before = self._facts()
+        """Take a new configuration; whether `recarry` is due, since something is reached in another way now."""
         self._config, self._node, self._ownership = config, node, ownership
         self._switchover.want(settle_tunnels(config, node, ownership), config.nodes, self._now())
         await self._follow()
-        return before != self._facts()
+        return self._is_carried_otherwise()
 
     async def tick(self) -> bool:
-        """Do what is due; whether `refresh` is due, too."""
+        """Do what is due; whether `recarry` is due, too."""
         if not self._switchover.tick(self._now()):
             return False
         await self._follow()
-        return True
+        return self._is_carried_otherwise()
 
     @property
     def next_deadline(self) -> float | None:
@@ -92,33 +96,59 @@ class Carrier:
         return self._switchover.next_deadline
 
     async def mend(self, *, thorough: bool = False) -> None:
-        """Put right what others did to devices, and look again who is on a link: before `refresh`, and every while."""
+        """Put right what others did to devices: before `refresh`, and every while."""
         if thorough:
             await self._backstops.mend()
         if self._node is None:
             return
-        await self._follow()
         await self._tunnels.mend(thorough=thorough)
 
-    def _facts(self) -> object:
-        return (
-            self._switchover.in_force,
+    async def follow_kernel(self) -> None:
+        """Do what follows from where nodes, devices and uplinks are now: after `refresh`."""
+        if self._node is not None and await self._look_around() != self._surroundings:
+            await self._follow()
+
+    def _is_carried_otherwise(self) -> bool:
+        """Whether what tunnels are made of changed since it was last asked; notes which addresses that is about."""
+        before, now = self._carried, dict(self._switchover.in_force)
+        facts = (
             [self._source(family) for family in Family],
             self._config.vxlan_vni,
-            {kind: self._tunnels.interface(kind) for kind in Kind},
+            [self._tunnels.interface(kind) for kind in Kind],
         )
+        if facts != self._facts:
+            changed = before.keys() | now.keys()
+        else:
+            changed = {address for address in before.keys() | now.keys() if before.get(address) != now.get(address)}
+        self._carried, self._facts = now, facts
+        self._doubtful.update(changed)
+        return bool(changed)
+
+    async def _look_around(self) -> object:
+        """Return what of the kernel `_follow` goes by."""
+        self._own_addresses = await self._own()
+        self._on_link = self._find_on_link()
+        return (
+            [self._source(family) for family in Family],
+            self._on_link,
+            self.uplink_mtu(),
+            dict(self._tunnels.problems),
+            [self._tunnels.interface(kind) for kind in Kind],
+        )
+
+    def _find_on_link(self) -> frozenset[IPAddress]:
+        if self._config.node_routes is not NodeRoutes.DIRECT or self._ownership is None or self._node is None:
+            return frozenset()
+        others = (address for address, owner in self._ownership.addresses.items() if owner != self._node.name)
+        return frozenset(address for address in others if self._resolver.resolve(address).is_on_link)
 
     async def _follow(self) -> None:
         """Bring devices, blackholes and the paths of Node objects to what is wanted."""
         if self._node is None or self._ownership is None:
             return
-        self._own_addresses = await self._own()
+        self._surroundings = await self._look_around()
         tunnels = self._switchover.tunnels
-        on_link: frozenset[IPAddress] = frozenset()
-        if self._config.node_routes is NodeRoutes.DIRECT:
-            others = (address for address, owner in self._ownership.addresses.items() if owner != self._node.name)
-            on_link = frozenset(address for address in others if self._resolver.resolve(address).is_on_link)
-        paths = node_paths(self._config, self._node, self._ownership, tunnels, on_link)
+        paths = node_paths(self._config, self._node, self._ownership, tunnels, self._on_link)
         if paths != self.node_paths:
             self.node_paths = paths
         await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
@@ -237,6 +267,8 @@ class Carrier:
     async def refresh(self) -> frozenset[Target]:
         """Look everything up again that was resolved before; return what is reached in another way now."""
         await self._resolver.refresh()
+        self._is_carried_otherwise()
+        self._doubtful.clear()
         changed: list[Target] = []
         async for piece in in_turns(list(self._known.items())):
             for target, known in piece:
@@ -244,6 +276,17 @@ class Carrier:
                 if resolution != known and target in self._known:
                     self._known[target] = resolution
                     changed.append(target)
+        return frozenset(changed)
+
+    def recarry(self) -> frozenset[Target]:
+        """Look up what `configure` or `tick` changed; return what is reached in another way now."""
+        changed: list[Target] = []
+        for address in self._doubtful:
+            known = self._known.get((address, None))
+            if known is not None and (resolution := self._carry(address, None)) != known:
+                self._known[address, None] = resolution
+                changed.append((address, None))
+        self._doubtful.clear()
         return frozenset(changed)
 
     def forget(self, address: IPAddress, interface: str | None = None) -> None:

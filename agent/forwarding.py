@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from agent.carrier import Carrier
 from bgp.decision import Choice
 from bgp.path import NextHopKey, Path
 from bgp.rib import Failover, Rib
 from felix.fib import Fib
-from felix.resolver import Resolution, Resolver
+from felix.resolver import Resolution
 from felix.route import NextHop, blackhole, unicast
 from inet.prefix import Prefix
 
@@ -20,7 +21,7 @@ from inet.prefix import Prefix
 class Forwarding:
     """Tells the FIB what the RIB wants, by the resolutions in force."""
 
-    def __init__(self, fib: Fib, resolver: Resolver) -> None:
+    def __init__(self, fib: Fib, resolver: Carrier) -> None:
         self._fib = fib
         self._resolver = resolver
         self._watched: set[NextHopKey] = set()
@@ -78,6 +79,20 @@ class Forwarding:
         rib.set_reachability(costs)
         touched = {id(choice) for choice in in_use if any(path.next_hop in costs for path in choice.multipath)}
         self.install({prefix: choice for prefix, choice in rib.chosen().items() if id(choice) in touched})
+
+    def follow_carrier(self, rib: Rib) -> None:
+        """Move what the carrier carries in another way: destinations one by one, since each has a tunnel of its own."""
+        changed = self._resolver.recarry()
+        if not changed:
+            return
+        costs = self.resolve(key for key in map(NextHopKey._make, changed) if key in self._watched)
+        rib.set_reachability(costs)
+        touched = {
+            prefix: choice
+            for prefix, choice in rib.chosen().items()
+            if any(path.next_hop in costs for path in choice.multipath)
+        }
+        self.install(touched)
 
     def _forget_all_but(self, keys: set[NextHopKey]) -> None:
         for key in self._watched - keys:

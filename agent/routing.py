@@ -116,6 +116,7 @@ class Routing:
         self._resync_at = now() + RESYNC_INTERVAL_S
         self._kernel_changed = False
         self._tunnels_changed = False
+        self._carrier_changed = False
 
     # Configuration
 
@@ -130,7 +131,7 @@ class Routing:
         self.rib.set_max_paths(config.max_paths)
         if not await self.forwarding.choose_resilient(wanted=config.resilient_multipath):
             self.plan = planned = replace(planned, complaints=(*planned.complaints, NOT_RESILIENT))
-        self._kernel_changed |= await self.carrier.configure(config, node, planned.ownership)
+        self._carrier_changed |= await self.carrier.configure(config, node, planned.ownership)
         self._tell_node_paths()  # before sessions go that said the same
         self._announcer.own, self._announcer.is_transit = self.own_prefixes, node.is_transit
         self.forwarding.set_own(self.own_prefixes)
@@ -296,9 +297,12 @@ class Routing:
             self._announcer.ask_again(peer, now)
         if self.drain.stage(now) is not self._announcer.stage:
             self.set_drain(self.drain.wishes)
-        self._kernel_changed |= await self.carrier.tick()
+        self._carrier_changed |= await self.carrier.tick()
         if self._kernel_changed:
             await self._follow_kernel_changes()
+        if self._carrier_changed:
+            self._carrier_changed = False
+            self.forwarding.follow_carrier(self.rib)
         self._tell_node_paths()
         await self._decide()
         if self.plan is not None and not self._announcer.is_complete and not self.is_deferring:
@@ -501,6 +505,7 @@ class Routing:
         thorough, self._kernel_changed, self._tunnels_changed = self._tunnels_changed, False, False
         await self.carrier.mend(thorough=thorough)
         await self.forwarding.follow_kernel(self.rib)
+        await self.carrier.follow_kernel()
         if self.plan is not None:
             before = dict(self._local_addresses)
             await self._find_local_addresses(self._config, self.plan.node)

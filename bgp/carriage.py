@@ -20,6 +20,7 @@ import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from bgp.config import BgpConfig, Encapsulation, EncapsulationMode, Node, NodeRoutes, TunnelType
@@ -149,6 +150,7 @@ def overhead(tunnels: Mapping[IPAddress, Tunnel]) -> dict[Family, int]:
     return found
 
 
+@lru_cache(maxsize=1 << 14)
 def hardware_address(node: str) -> bytes:
     """Return the hardware address of a node's end of VXLAN: the same after every restart, known to all by its name."""
     # Locally administered and unicast (IEEE 802 section 8.4).

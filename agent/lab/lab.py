@@ -32,7 +32,7 @@ from agent.lab.topology import Announcement, DaemonName, Topology
 from agent.lab.wait import eventually
 from inet.prefix import Family, IPAddress, Prefix
 
-START_DEADLINE_S: Final = 15
+START_DEADLINE_S: Final = 60
 DAEMONS: Final[Mapping[DaemonName, Callable[[Speaker, str, Path], Daemon]]] = {
     "bird": Bird,
     "frr": Frr,

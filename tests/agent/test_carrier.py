@@ -257,6 +257,19 @@ async def test_a_node_that_comes_onto_the_link_is_reached_directly(world: World)
     assert way(world, 3) == (world.hop(3),)
 
 
+async def test_without_tunnels_too_a_node_that_comes_onto_the_link_is_reached(world: World) -> None:
+    await world.configure(node_routes=NodeRoutes.DIRECT)
+    assert way(world, 3) is None
+    far = world.resolver.answers.pop((world.host(3), None))
+    world.monitor.tell(LinkChanged(1, "eth0", is_up=True))
+    await world.settle()
+    assert way(world, 3) == (world.hop(3),)
+    world.resolver.answers[world.host(3), None] = far
+    world.monitor.tell(LinkChanged(1, "eth0", is_up=True))
+    await world.settle()
+    assert way(world, 3) is None
+
+
 async def test_from_bgp_to_direct_nothing_is_written(world: World) -> None:
     await world.configure()
     await world.up(2)

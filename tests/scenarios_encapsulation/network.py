@@ -28,6 +28,9 @@ from inet.prefix import Family
 from tests.scenarios import nodes
 from tests.scenarios.manifests import bgp_configuration, bgp_peer, network_configuration
 
+PATIENCE_S: Final = 120.0
+"""A User Mode Linux kernel on a busy machine takes its time."""
+
 NODES: Final = ("n1", "n2", "n3")
 PODS: Final = {"n1": "a1", "n2": "b1", "n3": "c1"}
 TOR: Final = {Family.IPV4: "172.16.2.1", Family.IPV6: "fd16:2::1"}
@@ -99,7 +102,10 @@ class Net:
         temporary.replace(path)
         for node, count in before.items():
             await eventually(
-                lambda node=node: nodes.batches_taken(self.lab, node), count.__lt__, within_s=30, what=f"{node} read"
+                lambda node=node: nodes.batches_taken(self.lab, node),
+                count.__lt__,
+                within_s=PATIENCE_S,
+                what=f"{node} read",
             )
 
     async def installed(self, node: str, other: str, family: Family) -> InstalledRoute | None:
@@ -120,7 +126,7 @@ class Net:
         await eventually(
             lambda: self.carried(node, other),
             dict.fromkeys(Family, how).__eq__,
-            within_s=40,
+            within_s=PATIENCE_S,
             what=f"{node} reaches {other} {how}",
         )
 
@@ -156,7 +162,7 @@ class Net:
                     lambda source=source, destination=destination, family=family: self.reaches(
                         source, destination, family
                     ),
-                    within_s=40,
+                    within_s=PATIENCE_S,
                     what=f"{family.label} from {source} to {destination}",
                 )
 

@@ -14,7 +14,7 @@ from agent.lab.wait import eventually
 from felix.tunnelmessages import Kind
 from felix.tunnels import DEVICES
 from inet.prefix import Family
-from tests.scenarios_encapsulation.network import PODS, Net, prefix, routers
+from tests.scenarios_encapsulation.network import PATIENCE_S, PODS, Net, prefix, routers
 from tests.scenarios_encapsulation.streams import tcp_stream
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
@@ -190,11 +190,11 @@ async def test_from_direct_to_bgp_and_back_nothing_is_lost_or_rewritten(net: Net
 
     async with traffic(net.lab, "a1", "b1") as streams:
         await net.configure(nodeRoutes="BGP", encapsulation={"mode": "Never"})
-        await eventually(sessions, lambda count: count >= 2, within_s=40, what="sessions of the mesh")
+        await eventually(sessions, lambda count: count >= 2, within_s=PATIENCE_S, what="sessions of the mesh")
         await asyncio.sleep(0)
         assert await net.carried("n1", "n2") == dict.fromkeys(Family, "direct")
         await net.configure(encapsulation={"mode": "Never"})
-        await eventually(sessions, (0).__eq__, within_s=40, what="no sessions")
+        await eventually(sessions, (0).__eq__, within_s=PATIENCE_S, what="no sessions")
         assert await net.carried("n1", "n2") == dict.fromkeys(Family, "direct")
     for each in streams.values():
         assert not each.lost, str(each)

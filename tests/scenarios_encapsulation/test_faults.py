@@ -13,7 +13,7 @@ from agent.tunnel_rules import FROM_POD, UNKNOWN_SENDER
 from felix.tunnelmessages import Kind
 from felix.tunnels import DEVICES
 from inet.prefix import Family
-from tests.scenarios_encapsulation.network import Net
+from tests.scenarios_encapsulation.network import PATIENCE_S, Net
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
@@ -55,7 +55,7 @@ async def test_where_a_stranger_has_our_name_nothing_leaks_and_the_condition_say
     async def ready() -> str:
         return next(each.message for each in (await net.status("n1")).conditions if each.type == "Ready")
 
-    message = await eventually(ready, lambda text: "rename or remove" in text, within_s=30)
+    message = await eventually(ready, lambda text: "rename or remove" in text, within_s=PATIENCE_S)
     assert f"there is a link {NAME} of kind bridge that is not Tortie's" in message
     for family in Family:
         assert not await net.reaches("a1", "c1", family)
@@ -77,7 +77,7 @@ async def test_where_a_stranger_has_our_port_the_condition_names_it(net: Net) ->
         async def problems() -> str:
             return " ".join((await net.status("n1")).tunnels.problems)
 
-        await eventually(problems, lambda text: "link flannel.1 (VNI 1) has it" in text, within_s=30)
+        await eventually(problems, lambda text: "link flannel.1 (VNI 1) has it" in text, within_s=PATIENCE_S)
     finally:
         await net.lab.run("n1", "ip", "link", "del", "flannel.1")
     await net.becomes("n1", "n2", "VXLAN")
@@ -160,7 +160,7 @@ async def test_a_node_that_moves_to_another_interface_is_followed(net: Net) -> N
             row = await net.installed("n1", "n3", Family.IPV4)
             return row.carried.remote if row is not None and row.carried is not None else ""
 
-        await eventually(remote, expected.__eq__, within_s=30, what="the new address")
+        await eventually(remote, expected.__eq__, within_s=PATIENCE_S, what="the new address")
         await net.all_reach(("a1", "c1"))
     finally:
         path.write_text(before)
