@@ -24,7 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-PROC_SYS: Final = Path("/proc/sys")
+_HOSTS: Final = Path("/host/proc/sys")
+PROC_SYS: Final = _HOSTS if (_HOSTS / "net").is_dir() else Path("/proc/sys")
+"""A container sees its /proc/sys read-only: the chart mounts the node's net/ beside it. What is below net/ belongs to
+the network namespace of whoever opens it, wherever it is mounted (tests/image/test_image.py)."""
 FILE_NAME: Final = "sysctls.json"
 
 _FOR_ROUTES: Final = (  # below net/; a star stands for all, default and every link there is

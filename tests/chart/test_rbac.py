@@ -1,0 +1,194 @@
+"""An agent with the rights of the chart, and no others: enough for all it does, and none too many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.chart.rendering import NAMESPACE, objects
+from tests.kubernetes import assets
+from tests.kubernetes.cluster import ApiError, Cluster
+from tests.kubernetes.node import WHY_NOT, AgentNode, until
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.kernel, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
+
+ACCOUNT = "tortie-agent"
+USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+RIGHTS = [item for item in objects() if item["kind"] in {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}]
+OURS = {"apiVersion": "tortie.dev/v1alpha1"}
+STATUS = OURS | {"kind": "NodeRoutingStatus", "metadata": {"name": "n1"}}
+POLICY_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "clusternetworkpolicies.policy.networking.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+    },
+    "spec": {
+        "group": "policy.networking.k8s.io",
+        "names": {"kind": "ClusterNetworkPolicy", "plural": "clusternetworkpolicies"},
+        "scope": "Cluster",
+        "versions": [
+            {
+                "name": "v1alpha2",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""Stands for the real one: an agent follows the kind where it is served."""
+
+WORK = [
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}},
+    {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "db-in", "namespace": "shop"},
+        "spec": {"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "api"}}}]}]},
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "bgp", "namespace": NAMESPACE},
+        "data": {"tor": "YWJj"},
+    },
+    OURS
+    | {
+        "kind": "BGPPeer",
+        "metadata": {"name": "tor-1"},
+        "spec": {
+            "peer": {"address": "172.16.9.254"},
+            "peerASN": 65100,
+            "passwordSecretRef": {"name": "bgp", "key": "tor"},
+            "shutdown": {},
+        },
+    },
+    # Two that set the same thing: one of them is not in force, and an Event says so
+    *(
+        OURS | {"kind": "BGPNodeProfile", "metadata": {"name": name}, "spec": {"localASN": asn}}
+        for name, asn in (("a", 65001), ("b", 65002))
+    ),
+]
+
+
+class Right(NamedTuple):
+    """One thing that may be done, anywhere or in one namespace."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str
+
+
+def granted() -> set[Right]:
+    roles = (item for item in RIGHTS if item["kind"] in {"ClusterRole", "Role"})
+    return {
+        Right(verb, group, resource, role["metadata"].get("namespace", ""))
+        for role in roles
+        for rule in role["rules"]
+        for verb, group, resource in product(rule["verbs"], rule["apiGroups"], rule["resources"])
+    }
+
+
+def used(cluster: Cluster) -> set[Right]:
+    """Return the rights that the agent's requests needed, by namespace only where the right is of a namespace.
+
+    Where the server streams lists an agent never asks for one, but another server may not; and what server-side
+    apply makes new is a patch that needs the right to create.
+    """
+    asked = {
+        Right(call.verb, call.group, call.resource, NAMESPACE if call.resource == "secrets" else "")
+        for call in cluster.calls(USER)
+    }
+    lists = {right._replace(verb="list") for right in asked if right.verb == "watch"}
+    made = {
+        right._replace(verb="create")
+        for right in asked
+        if right.verb == "patch" and right.resource == "noderoutingstatuses"
+    }
+    return asked | lists | made
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of our own: its audit log is ours alone."""
+    if reason := assets.missing(*assets.SERVER):
+        pytest.skip(reason)
+    with Cluster.started(tmp_path / "cluster") as running:
+        running.install_crds()
+        running.define(POLICY_CRD)
+        running.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        yield running
+
+
+def refusals(cluster: Cluster) -> set[str]:
+    """Return the requests of the agent that were not allowed."""
+    events = map(json.loads, cluster.audit_log.read_text().splitlines())
+    return {
+        f"{event['verb']} {event['requestURI']}"
+        for event in events
+        if event["user"]["username"] == USER and event.get("responseStatus", {}).get("code") == 403
+    }
+
+
+def conditions(cluster: Cluster) -> dict[str, str]:
+    try:
+        found = cluster.get(STATUS).get("status", {}).get("conditions", ())
+    except ApiError:
+        return {}
+    return {each["type"]: each["status"] for each in found}
+
+
+def test_an_agent_does_all_its_work_with_the_rights_of_the_chart_and_uses_every_one(
+    own: Cluster, tmp_path: Path
+) -> None:
+    own.apply(*RIGHTS, *WORK)
+    token = own.token(NAMESPACE, ACCOUNT)
+    with AgentNode.built(own, tmp_path) as node:
+        own.apply(node.manifest())
+        node.start(token, POD_NAMESPACE=NAMESPACE)
+        node.until_in_force()
+        until(lambda: conditions(own).get("Ready") == "True", lambda: f"{node.status()} {refusals(own)}")
+        until(lambda: granted() <= used(own), lambda: f"granted and not used: {granted() - used(own)}")
+
+    assert refusals(own) == set()
+    assert used(own) <= granted(), "asked for without a right"
+
+
+def test_an_agent_may_not_do_what_it_has_no_business_with(own: Cluster) -> None:
+    own.apply(*RIGHTS)
+    own.token(NAMESPACE, ACCOUNT)
+    for words in (
+        "get secrets -n default",
+        "list secrets -n kube-system",
+        "delete nodes",
+        "patch nodes",
+        "create pods",
+        "delete bgppeers.tortie.dev",
+        "patch bgppeers.tortie.dev",
+        "delete noderoutingstatuses.tortie.dev",
+        "get configmaps -n kube-system",
+        "create clusterroles",
+        "impersonate users",
+        "create pods --subresource=exec",
+    ):
+        review = own.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", access_review(words.split()))
+        assert not review["status"]["allowed"], words
+
+
+def access_review(words: list[str]) -> dict[str, Any]:
+    resource, _, group = words[1].partition(".")
+    said = {"verb": words[0], "resource": resource, "group": group}
+    if "-n" in words:
+        said["namespace"] = words[words.index("-n") + 1]
+    if words[-1].startswith("--subresource="):
+        said["subresource"] = words[-1].partition("=")[2]
+    spec = {"user": USER, "groups": ["system:serviceaccounts"], "resourceAttributes": said}
+    return {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
