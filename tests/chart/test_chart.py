@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from agent import __version__
+from agent.kubernetes.permissions import CLUSTER, OWN_NAMESPACE
 from tests.chart.rendering import CHART, NAMESPACE, VALUE_SETS, objects, render, the
 
 ROOT = CHART.parents[1]
@@ -187,6 +188,14 @@ def test_an_api_server_of_its_own_is_told_to_the_agent() -> None:
 
     assert (environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]) == ("fd00::1", "443")
     assert "KUBERNETES_SERVICE_HOST" not in {each["name"] for each in agent()["env"]}
+
+
+@pytest.mark.parametrize(("kind", "rights"), [("ClusterRole", CLUSTER), ("Role", OWN_NAMESPACE)])
+def test_the_roles_are_the_rights_that_the_agent_has_a_reason_for(kind: str, rights: Any) -> None:
+    wanted = [
+        {"apiGroups": [rule.group], "resources": list(rule.resources), "verbs": list(rule.verbs)} for rule in rights
+    ]
+    assert the(kind)["rules"] == wanted
 
 
 def test_a_digest_wins_over_the_tag() -> None:

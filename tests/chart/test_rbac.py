@@ -61,14 +61,9 @@ WORK = [
     },
     OURS
     | {
-        "kind": "BGPPeer",
-        "metadata": {"name": "tor-1"},
-        "spec": {
-            "peer": {"address": "172.16.9.254"},
-            "peerASN": 65100,
-            "passwordSecretRef": {"name": "bgp", "key": "tor"},
-            "shutdown": {},
-        },
+        "kind": "BGPConfiguration",
+        "metadata": {"name": "default"},
+        "spec": {"nodeMesh": {"passwordSecretRef": {"name": "bgp", "key": "tor"}}},
     },
     # Two that set the same thing: one of them is not in force, and an Event says so
     *(
