@@ -40,7 +40,7 @@ def test_a_name_that_is_no_text_is_no_error() -> None:
 
 def test_a_link_whose_name_is_not_told_has_none() -> None:
     data = UP_AND_LOWER_UP + MTU
-    assert parse_link(data, 0, len(data)) == Link(7, "", is_up=True)
+    assert parse_link(data, 0, len(data)) == Link(7, "", is_up=True, mtu=1500)
 
 
 @pytest.mark.parametrize(
