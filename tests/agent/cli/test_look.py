@@ -19,9 +19,11 @@ from agent.report import (
     Explanation,
     FamilyCounts,
     InstalledRoute,
+    NetworkReport,
     PeerReport,
     PolicyReport,
     StatusReport,
+    TunnelReport,
 )
 
 Run: TypeAlias = Callable[..., tuple[int, str]]
@@ -405,3 +407,72 @@ def test_the_prefix_that_is_asked_about_goes_to_the_agent(monkeypatch: pytest.Mo
 def test_a_question_that_is_refused_is_the_agents_words_and_status_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ANSWERS, "routes/explain", RefusedError("'10.42.1.1/24' has host bits set"))
     assert run("routes", "explain", "10.42.1.1/24") == (2, "tortie: '10.42.1.1/24' has host bits set\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "headings"),
+    [
+        (
+            ("peers",),
+            "Node Local AS Peer AS Peer Address Session State Uptime Family Received Accepted Advertised Note",
+        ),
+        (("routes", "available"), "Prefix Peer Next Hop AS Path Pref MED Note"),
+        (("routes", "advertised"), "Prefix Peer Next Hop AS Path Communities"),
+        (("routes", "installed"), "Prefix Via Age Origin State"),
+    ],
+)
+def test_columns_are_named_as_people_of_the_field_name_them(run: Run, words: tuple[str, ...], headings: str) -> None:
+    assert squeezed(run(*words)[1].splitlines()[0]) == headings
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (NetworkReport(), "the MTU of pods is not known yet; no outgoing NAT"),
+        (
+            NetworkReport(mtu=1500, uplinks={"eth0": 1500, "eth1": 9000}),
+            "pods' MTU 1500 (eth0 1500, eth1 9000); no outgoing NAT",
+        ),
+        (
+            NetworkReport(
+                mtu=1450, uplinks={"eth0": 1500}, tunnel_overhead=50, nat_sources=["10.42.0.0/24", "fd42::/64"]
+            ),
+            "pods' MTU 1450 (eth0 1500 less 50 for the tunnel); outgoing NAT for 10.42.0.0/24, fd42::/64",
+        ),
+    ],
+)
+def test_the_network_line_says_how_large_packets_are_and_who_is_translated(
+    run: Run, monkeypatch: pytest.MonkeyPatch, network: NetworkReport, said: str
+) -> None:
+    told = lines_of(msgspec.structs.replace(GOOD, network=network), run, monkeypatch)
+    assert told["network"] == f"network    {said}"
+
+
+@pytest.mark.parametrize(
+    ("tunnels", "said"),
+    [
+        (
+            TunnelReport(devices=["tortie-vxlan"], destinations=3, overhead={"IPv4": 50, "IPv6": 0}),
+            "3 destinations through tortie-vxlan; bytes more at most: IPv4 50",
+        ),
+        (
+            TunnelReport(devices=["tortie-ipip", "tortie-ip6tnl"], destinations=1, overhead={}, repaired=2),
+            "1 destinations through tortie-ipip, tortie-ip6tnl; bytes more at most: 0; repaired 2 times",
+        ),
+    ],
+)
+def test_tunnels_are_told_where_there_are_any(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tunnels: TunnelReport, said: str
+) -> None:
+    assert "tunnels" not in lines_of(GOOD, run, monkeypatch)
+    told = lines_of(msgspec.structs.replace(GOOD, tunnels=tunnels), run, monkeypatch)
+    assert told["tunnels"] == f"tunnels    {said}"
+
+
+def test_a_node_in_a_line_says_what_is_wrong_and_of_one_that_is_well_what_is_worth_knowing() -> None:
+    said = look._summarize(STATUS)
+    assert (said.ready, said.local_asn, said.sessions_configured) == (False, 65001, 2)
+    assert said.note == "NoSession: none; BGPPeer x: spec.peerASN: 0 is not an AS number"
+    drained = ConditionReport("Draining", "True", "Command", "cable work")
+    well = look._summarize(msgspec.structs.replace(GOOD, conditions=[*GOOD.conditions, drained]))
+    assert (well.ready, well.note) == (True, "Command: cable work")

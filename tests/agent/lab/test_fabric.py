@@ -110,6 +110,8 @@ class TestKernel:
         for here, there in (("n1", "n3"), ("n1", "r"), ("n1", "n2")):
             address = str(built.address(there, family, towards=here))
             await run(["ip", "netns", "exec", built.machines[here].namespace, "ping", "-c1", "-W5", address])
+        pod, beyond = built.machines["a1"].namespace, str(built.address("n1", family))  # an address of another link
+        await run(["ip", "netns", "exec", pod, "ping", "-c1", "-W5", beyond])
 
     async def test_sysctls_are_those_of_the_plan(self, built: Plan) -> None:
         for name, machine in built.machines.items():
