@@ -15,32 +15,21 @@ from felix.nft.drops import DropLog
 from inet.prefix import Family
 from policy.nftskeleton import LOG_GROUP
 from tests.agent.real_node import RealNode, enforcing, network_policy
-from tests.felix.netns import WHY_NOT, entered
-from tests.felix.nft.pods import OWN, PodNode
+from tests.felix.nft.pods import OUTSIDE as OUTSIDE_ADDRESS
+from tests.felix.nft.pods import OWN, PodNode, pod_node
 
 pytestmark = pytest.mark.kernel
 
 ONE, OTHER, OUTSIDE = 0, 1, 2
 PORT = 7000
-OUTSIDE_ADDRESS = {Family.IPV4: "192.0.2.9", Family.IPV6: "2001:db8::9"}
 
 
 @pytest.fixture
 def pods() -> Iterator[PodNode]:
     """Two pods and somebody outside; the test runs inside the node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = PodNode(3)
-    try:
-        node.build()
-        node.ip(None, f"link set h{OUTSIDE} group default")
-        for family, address in OUTSIDE_ADDRESS.items():
-            node.ip(OUTSIDE, f"addr add {address}/{family.bits} dev eth0{nodad(family)}")
-            node.ip(None, f"route add {address}/{family.bits} dev h{OUTSIDE}")
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+    with pod_node(3) as node:
+        node.put_outside(OUTSIDE)
+        yield node
 
 
 @pytest.fixture

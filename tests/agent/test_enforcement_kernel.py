@@ -14,8 +14,7 @@ from agent.lab.wait import eventually
 from agent.objects.kinds import Keyed
 from inet.prefix import Family
 from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
-from tests.felix.netns import WHY_NOT, entered
-from tests.felix.nft.pods import PodNode
+from tests.felix.nft.pods import PodNode, pod_node
 
 pytestmark = pytest.mark.kernel
 
@@ -26,15 +25,8 @@ PORT = 5432
 @pytest.fixture
 def pods() -> Iterator[PodNode]:
     """Three pods; the test runs inside the node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = PodNode(3)
-    try:
-        node.build()
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+    with pod_node(3) as pods:
+        yield pods
 
 
 @pytest.fixture

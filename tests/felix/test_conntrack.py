@@ -13,8 +13,7 @@ from felix.nft.enforcement import Change, Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library, LibraryError
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
-from tests.felix.nft.pods import RESET, PodNode
+from tests.felix.nft.pods import RESET, PodNode, pod_node
 
 pytestmark = pytest.mark.kernel
 
@@ -25,15 +24,8 @@ TCP, UDP = 6, 17
 @pytest.fixture
 def node() -> Iterator[PodNode]:
     """Three pods; the test runs inside the node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = PodNode(3)
-    try:
-        node.build()
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+    with pod_node(3) as node:
+        yield node
 
 
 @pytest.fixture

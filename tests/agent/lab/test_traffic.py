@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import pytest
 from agent.lab import traffic as module
 from agent.lab.namespaces import inside, run
 from agent.lab.traffic import Loss, RouteEvents, Stream, route_events, traffic
+from agent.lab.wait import eventually
 from inet.prefix import Family
 
 LOOPBACK = {Family.IPV4: "127.0.0.1", Family.IPV6: "::1"}
@@ -187,6 +189,16 @@ class TestRouteEvents:
         assert all("blackhole" in line and line.startswith("[") for line in lines)  # with the time
         shown = [line.split("blackhole ")[1].split()[0] for line in lines]
         assert shown == [address(number) for number in range(2, 12)]
+
+    async def test_a_program_is_known_to_listen_once_it_does(self, namespace: str) -> None:
+        argv = inside(namespace, ["ip", "monitor", "route"])
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL)
+        try:
+            assert await eventually(lambda: module._queued(process.pid), lambda queued: queued is not None) == 0
+        finally:
+            process.kill()
+            await process.wait()
+        assert module._queued(process.pid) is None
 
     async def test_machines_are_recorded_apart(self, namespace: str) -> None:
         async with route_events(lab(namespace=namespace), "n1", "n2") as events:

@@ -12,16 +12,21 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
+
 from felix.nft.elements import Key, Value
 from felix.nft.enforcement import Content, SetContent
 from felix.nft.table import SetText
 from inet.prefix import Family
-from tests.felix.netns import entered
+from tests.felix.netns import WHY_NOT, entered
 
 _NUMBERS = itertools.count()
 
 OWN = {Family.IPV4: "172.16.1.11", Family.IPV6: "fd16:1::11"}
 """The node's addresses."""
+
+OUTSIDE = {Family.IPV4: "192.0.2.9", Family.IPV6: "2001:db8::9"}
+"""Addresses of somebody who is no pod."""
 
 RESET = "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset"
 CLOSED = {
@@ -74,6 +79,13 @@ class PodNode:
         _run("ip", "-n", pod, "route", "add", "10.64.1.1", "dev", "eth0")
         _run("ip", "-n", pod, "route", "add", "default", "via", "10.64.1.1", "dev", "eth0")
         _run("ip", "-n", pod, "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+
+    def put_outside(self, i: int) -> None:
+        """Make of a pod somebody behind a link that is no pod's, with the addresses OUTSIDE beside its own."""
+        self.ip(None, f"link set h{i} group default")
+        for family, address in OUTSIDE.items():
+            self.ip(i, " ".join(["addr", "add", f"{address}/{family.bits}", "dev", "eth0", *_nodad(family)]))
+            self.ip(None, f"route add {address}/{family.bits} dev h{i}")
 
     def destroy(self) -> None:
         for name in (*self.pods, self.name):
@@ -133,6 +145,20 @@ class PodNode:
             yield flood
         finally:
             flood.close()
+
+
+@contextmanager
+def pod_node(pods: int) -> Iterator[PodNode]:
+    """Build a node with so many pods; the block runs inside the node's namespace. Skips the test where it cannot be."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    node = PodNode(pods)
+    try:
+        node.build()
+        with entered(node.name):
+            yield node
+    finally:
+        node.destroy()
 
 
 class Flood:

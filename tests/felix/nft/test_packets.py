@@ -18,8 +18,7 @@ from felix.nft.library import Library
 from felix.nft.monitor import TableChanged, TableMonitor
 from felix.nft.table import Definition, SetText, Structure
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
-from tests.felix.nft.pods import RESET, PodNode
+from tests.felix.nft.pods import RESET, PodNode, pod_node
 
 pytestmark = pytest.mark.kernel
 
@@ -30,15 +29,8 @@ PORT = 9000
 @pytest.fixture
 def pods() -> Iterator[PodNode]:
     """Three pods; the test runs inside the node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = PodNode(3)
-    try:
-        node.build()
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+    with pod_node(3) as pods:
+        yield pods
 
 
 @pytest.fixture
