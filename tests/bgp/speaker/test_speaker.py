@@ -377,6 +377,29 @@ class TestFaults:
         await until(lambda: made.health().running, "it is back")
         assert made.health().last_error == ""
 
+    @pytest.mark.parametrize("healthy_s", [60.0, -1.0], ids=["at once", "after a long life"])
+    async def test_a_life_that_ends_at_once_is_followed_by_a_longer_pause(
+        self, made: ExaBGPSpeaker, stage: Stage, monkeypatch: pytest.MonkeyPatch, healthy_s: float
+    ) -> None:
+        pauses: list[float] = []
+        real = asyncio.sleep
+
+        async def sleep(seconds: float) -> None:
+            if seconds in speaker._RESTART_PAUSES_S:
+                pauses.append(seconds)
+                seconds = 0
+            await real(seconds)
+
+        monkeypatch.setattr(speaker, "_START_S", 0.001)
+        monkeypatch.setattr(speaker, "_HEALTHY_S", healthy_s)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        stage.never_calls = True
+        stage.life.end("ExaBGP killed by SIGKILL")
+        await until(lambda: len(pauses) >= 10, "ten attempts")
+        assert made.health().restarts >= 10
+        growing = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+        assert pauses[:10] == (growing if healthy_s > 0 else [0.1] * 10)
+
     async def test_attempts_in_vain_are_no_news_after_the_first(
         self, made: ExaBGPSpeaker, stage: Stage, listener: Listener, monkeypatch: pytest.MonkeyPatch
     ) -> None:
