@@ -112,9 +112,11 @@ def namespaces() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-def options_of_the_chart() -> list[str]:
+def options_of_the_chart(container: str, values: dict[str, Any]) -> list[str]:
     """Return what the chart asks a runtime for, as podman spells it."""
-    context = the("DaemonSet")["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    pod = the("DaemonSet", values)["spec"]["template"]["spec"]
+    (found,) = (each for each in (*pod["initContainers"], *pod["containers"]) if each["name"] == container)
+    context = found["securityContext"]
     added = [option for name in context["capabilities"]["add"] for option in ("--cap-add", name)]
     assert context["readOnlyRootFilesystem"]
     assert not context["allowPrivilegeEscalation"]
@@ -164,18 +166,25 @@ def neighbour(namespace: str, directory: Path) -> Iterator[None]:
         process.wait(DEADLINE_S)
 
 
+def places(namespace: str, directory: Path) -> list[str]:
+    mounts = [f"{directory}/manifests:/etc/tortie:ro", f"{directory}/run:/run/tortie"]
+    return ["--network", f"ns:/run/netns/{namespace}", *(option for mount in mounts for option in ("--volume", mount))]
+
+
 @contextlib.contextmanager
 def container(namespace: str, directory: Path) -> Iterator[str]:
     """Run the image's agent in a namespace, with what the chart gives it."""
-    mounts = [f"{directory}/manifests:/etc/tortie:ro", f"{directory}/run:/run/tortie"]
-    volumes = [option for mount in mounts for option in ("--volume", mount)]
-    network = ["--network", f"ns:/run/netns/{namespace}"]
+    options = [*places(namespace, directory), *options_of_the_chart("agent", {})]
     arguments = ["agent", "--config", "/etc/tortie", "--node", "n1"]
-    podman("run", "--detach", "--name", namespace, *network, *options_of_the_chart(), *volumes, IMAGE, *arguments)
+    podman("run", "--detach", "--name", namespace, *options, IMAGE, *arguments)
     try:
         yield namespace
     finally:
         podman("rm", "--force", namespace)
+
+
+def sysctl(name: str) -> str:
+    return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_an_agent_in_its_container_routes_and_enforces_and_leaves_everything_when_it_stops(
@@ -201,7 +210,7 @@ def test_an_agent_in_its_container_routes_and_enforces_and_leaves_everything_whe
         for option, prefix in learned:
             assert prefix in routes(here, option)
         with entered(here):
-            assert Path("/proc/sys/net/ipv4/nexthop_compat_mode").read_text() == "0\n"
+            assert sysctl("net.ipv4.nexthop_compat_mode") == "0"
 
         podman("stop", "--time", "20", name)
 
@@ -216,6 +225,15 @@ def test_an_agent_in_its_container_routes_and_enforces_and_leaves_everything_whe
             )
         assert "10.42.1.5" in kept.stdout
 
+    options = [*places(here, tmp_path), *options_of_the_chart("cleanup", {"cleanup": True})]
+    podman("run", "--rm", *options, IMAGE, "cleanup", "--run-dir=/run/tortie")
+
+    assert routes(here, "-4") | routes(here, "-6") == set()
+    with entered(here):
+        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+        assert "tortie" not in tables
+        assert sysctl("net.ipv4.nexthop_compat_mode") == "1"
+
 
 def test_the_image_is_small_and_has_nothing_to_run_but_what_is_needed(tmp_path: Path) -> None:
     made = podman("create", IMAGE).strip()
@@ -228,7 +246,11 @@ def test_the_image_is_small_and_has_nothing_to_run_but_what_is_needed(tmp_path: 
         files = {member.name: member for member in tar.getmembers()}
 
     assert sum(member.size for member in files.values()) <= LARGEST_BYTES
-    programs = {Path(name).name for name, member in files.items() if "bin" in Path(name).parts and not member.isdir()}
+    programs = {
+        Path(name).name
+        for name, member in files.items()
+        if {"bin", "sbin"} & set(Path(name).parts) and not member.isdir()
+    }
     assert programs == {
         *("bandwidth", "host-local", "loopback", "portmap", "ptp", "tortie-cni"),
         *("bin", "sbin", "nft", "setpriv", "tortie"),
@@ -249,3 +271,16 @@ def test_every_program_of_the_image_starts() -> None:
         assert "1.1.0" in json.loads(spoken)["supportedVersions"], plugin
     for module in ("exabgp.application.main", "kubernetes.aio.config", "agent.daemon", "agent.lab.lab"):
         podman(*run, "--entrypoint", "/opt/tortie/bin/python", IMAGE, "-I", "-c", f"import {module}")
+
+
+def test_the_pod_that_waits_after_a_cleanup_ends_when_it_is_told_to() -> None:
+    (waiting,) = the("DaemonSet", {"cleanup": True})["spec"]["template"]["spec"]["containers"]
+    program, *arguments = waiting["command"]
+    limits = ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
+    name = podman("run", "--detach", "--network", "none", *limits, "--entrypoint", program, IMAGE, *arguments).strip()
+    try:
+        until(lambda: json.loads(podman("inspect", name))[0]["State"]["Running"], "it runs")
+        podman("stop", "--time", "20", name)
+        assert json.loads(podman("inspect", name))[0]["State"]["ExitCode"] == 0
+    finally:
+        podman("rm", "--force", name)

@@ -45,6 +45,7 @@ _CRDS = Path(__file__).parents[2] / "charts" / "tortie" / "crds"
 _PLURALS = {
     "ClusterNetworkPolicy": "clusternetworkpolicies",
     "NetworkPolicy": "networkpolicies",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
     "NodeRoutingStatus": "noderoutingstatuses",
     "EndpointSlice": "endpointslices",
 }
