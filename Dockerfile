@@ -1,7 +1,8 @@
 # Agent, ExaBGP, nft and CNI plugins on as little of Debian as they need: no shell, no package manager.
+# Debian 12 and its nftables 1.0.6 on purpose: sets that libnftables 1.1 has made crash the nft of a node with 1.0.
 # `make image` builds it. The same commit, base images and Debian archive give the same bytes.
-ARG DEBIAN_IMAGE=docker.io/library/debian:trixie-slim
-ARG GO_IMAGE=docker.io/library/golang:1.26-trixie
+ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
+ARG GO_IMAGE=docker.io/library/golang:1.26-bookworm
 
 # Plugins run on the node, whatever its C library: static
 FROM ${GO_IMAGE} AS plugins
@@ -21,12 +22,12 @@ ARG SOURCE_DATE_EPOCH
 ARG DEBIAN_SNAPSHOT=
 RUN if [ -n "$DEBIAN_SNAPSHOT" ]; then \
       printf 'deb [check-valid-until=no] http://snapshot.debian.org/archive/%s %s main\n' \
-        "debian/$DEBIAN_SNAPSHOT" trixie "debian/$DEBIAN_SNAPSHOT" trixie-updates \
-        "debian-security/$DEBIAN_SNAPSHOT" trixie-security >/etc/apt/sources.list && rm -f /etc/apt/sources.list.d/*; \
+        "debian/$DEBIAN_SNAPSHOT" bookworm "debian/$DEBIAN_SNAPSHOT" bookworm-updates \
+        "debian-security/$DEBIAN_SNAPSHOT" bookworm-security >/etc/apt/sources.list && rm -f /etc/apt/sources.list.d/*; \
     fi && apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends binutils python3 python3-venv
 WORKDIR /src
-RUN python3 -m venv /opt/build && /usr/bin/python3.13 -m venv --without-pip /opt/tortie
+RUN python3 -m venv /opt/build && /usr/bin/python3.11 -m venv --without-pip /opt/tortie
 COPY requirements/ requirements/
 RUN /opt/build/bin/pip --python /opt/tortie/bin/python install --quiet --no-cache-dir --no-compile --no-deps \
       --only-binary :all: --require-hashes -r requirements/run.lock
