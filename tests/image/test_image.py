@@ -25,6 +25,9 @@ import yaml
 from agent import __version__
 from tests.chart.rendering import the
 from tests.felix.netns import WHY_NOT, entered
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.node import AgentNode
+from tests.kubernetes.relay import PORT
 
 pytestmark = pytest.mark.kernel
 
@@ -117,7 +120,7 @@ def options_of_the_chart(container: str, values: dict[str, Any]) -> list[str]:
     pod = the("DaemonSet", values)["spec"]["template"]["spec"]
     (found,) = (each for each in (*pod["initContainers"], *pod["containers"]) if each["name"] == container)
     context = found["securityContext"]
-    added = [option for name in context["capabilities"]["add"] for option in ("--cap-add", name)]
+    added = [option for name in context["capabilities"].get("add", ()) for option in ("--cap-add", name)]
     assert context["readOnlyRootFilesystem"]
     assert not context["allowPrivilegeEscalation"]
     limits = ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
@@ -270,6 +273,44 @@ def test_an_agent_in_its_container_adopts_what_it_left_and_repairs_it(
             subprocess.run(["ip", "route", "del", "10.42.2.0/24", "proto", "97"], check=True)
         until(lambda: table(here) == before, lambda: table(here))
         until(lambda: "10.42.2.0/24" in routes(here, "-4"), lambda: podman("logs", name))
+
+
+def test_the_plugins_are_installed_without_any_capability(tmp_path: Path) -> None:
+    for name in ("bin", "run"):
+        (tmp_path / name).mkdir()
+    mounts = [f"{tmp_path}/bin:/host/opt/cni/bin", f"{tmp_path}/run:/run/tortie"]
+    volumes = [option for mount in mounts for option in ("--volume", mount)]
+    (installer,) = the("DaemonSet")["spec"]["template"]["spec"]["initContainers"]
+    options = ["--network", "none", *options_of_the_chart("install-cni", {}), *volumes]
+
+    podman("run", "--rm", *options, IMAGE, *installer["args"])
+
+    installed = {path.name for path in (tmp_path / "bin").iterdir() if not path.name.startswith(".")}
+    assert installed == {"bandwidth", "host-local", "loopback", "portmap", "ptp", "tortie-cni"}
+    environment = {"CNI_COMMAND": "VERSION", "PATH": os.environ["PATH"]}
+    for name in installed:  # on the node, with the node's C library
+        done = subprocess.run([tmp_path / "bin" / name], env=environment, capture_output=True, text=True, check=True)
+        assert "1.0.0" in json.loads(done.stdout)["supportedVersions"]
+
+
+@pytest.mark.kubernetes
+def test_an_agent_in_its_container_takes_its_objects_from_an_api_server(cluster: Cluster, tmp_path: Path) -> None:
+    with AgentNode.built(cluster, tmp_path) as node:
+        kubeconfig = cluster.kubeconfig(server=f"https://127.0.0.1:{PORT}", name=node.namespace)
+        mounts = [f"{kubeconfig}:{kubeconfig}:ro", f"{cluster.certificate}:{cluster.certificate}:ro"]
+        volumes = [option for mount in mounts for option in ("--volume", mount)]
+        options = ["--network", f"ns:/run/netns/{node.namespace}", *options_of_the_chart("agent", {}), *volumes]
+        run_dir = ["--volume", f"{tmp_path}/run:/run/tortie"]
+        (tmp_path / "run").mkdir()
+        arguments = ["agent", "--kubeconfig", str(kubeconfig), "--node", "n1"]
+        try:
+            podman("run", "--detach", "--name", node.namespace, *options, *run_dir, IMAGE, *arguments)
+            cluster.apply(node.manifest())
+            node.until_in_force()
+            assert "blackhole fd42:0:0:9::/64" in node.routes()
+        finally:
+            podman("rm", "--force", node.namespace)
+            cluster.delete(node.manifest())
 
 
 def test_the_image_is_small_and_has_nothing_to_run_but_what_is_needed(tmp_path: Path) -> None:
