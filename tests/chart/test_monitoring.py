@@ -6,7 +6,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,13 +78,32 @@ def test_the_rules_of_the_chart_are_the_file_word_for_word() -> None:
     assert json.loads(the("ConfigMap", said)["data"]["tortie.json"]) == DASHBOARD
 
 
-def test_prometheus_takes_the_rules() -> None:
-    if not (promtool := shutil.which("promtool")):
+@pytest.fixture
+def promtool() -> Callable[..., None]:
+    """Run promtool, which must be content."""
+    if not (program := shutil.which("promtool")):
         pytest.skip("no promtool: apt-get install prometheus")
-    done = subprocess.run(
-        [promtool, "check", "rules", CHART / "files" / "alerts.yaml"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
+
+    def run(*arguments: str | Path) -> None:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+
+    return run
+
+
+def test_prometheus_takes_the_alerts(promtool: Callable[..., None]) -> None:
+    promtool("check", "rules", CHART / "files" / "alerts.yaml")
+
+
+def test_alerts_go_off_when_they_should_and_not_before(promtool: Callable[..., None]) -> None:
+    promtool("test", "rules", Path(__file__).with_name("alerts_test.yaml"))
+
+
+def test_prometheus_takes_what_the_panels_ask(promtool: Callable[..., None], tmp_path: Path) -> None:
+    asked = [ask["expr"].replace("$node", ".*") for panel in PANELS for ask in panel["targets"]]
+    rules = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(asked)]
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", tmp_path / "panels.yaml")
 
 
 def test_panels_do_not_lie_on_each_other() -> None:
