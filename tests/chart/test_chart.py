@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -236,6 +237,17 @@ def test_a_cleanup_runs_in_the_agents_place_with_the_agents_directories() -> Non
     assert waiting["name"] == "agent"
     assert "volumeMounts" not in waiting
     assert "agent" not in waiting.get("args", [])
+
+
+def test_the_values_of_the_install_page_are_taken() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    (said,) = (
+        values
+        for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+        if "bgpConfiguration" in (values := yaml.safe_load(block))
+    )
+    assert the("BGPConfiguration", said)["spec"]["localASN"] == said["bgpConfiguration"]["localASN"]
+    assert the("ServiceMonitor", said)
 
 
 def test_notes_say_what_to_look_at() -> None:
