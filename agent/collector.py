@@ -52,6 +52,7 @@ class StateCollector(Collector):
             ("tortie_routes_refused", "Routes the kernel refused.", status.routes_refused),
             ("tortie_restart_deferring", "1 while routes of before the restart are left untouched.", status.restarting),
             ("tortie_speaker_running", "1 while the BGP speaker runs.", status.speaker_running),
+            ("tortie_cni_pods", "Interfaces of pods that the container runtime has wired.", status.cni.pods),
             ("tortie_object_problems", "Objects or fields that are not in force as written.", len(status.problems)),
         ):
             yield GaugeMetricFamily(name, text, value=value)

@@ -206,7 +206,7 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         facts = NodeFacts(lambda: routing.own_prefixes, network.mtu.mtu, lambda: datastore.health().is_synced)
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))
         network.mtu.on_change(cni.wake)
-        view = View(options.node, routing, policy, drops, datastore, network=network)
+        view = View(options.node, routing, policy, drops, datastore, network=network, cni=cni.report)
         metrics.REGISTRY.register(StateCollector(view))
         paths = PathFinder(view, routing, network.nat)
         ears = serve(

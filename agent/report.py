@@ -185,6 +185,15 @@ class NetworkReport(msgspec.Struct, rename="camel", frozen=True):
     connections_dropped: int = 0  # packets, because there was no room for another connection
 
 
+class CniReport(msgspec.Struct, rename="camel", frozen=True):
+    """What the container runtime has of us, on one node."""
+
+    conflist: str = ""  # the file; empty: no runtime is served
+    pods: int = 0  # interfaces of pods that it wired
+    leaked: int = 0  # addresses freed that sandboxes which are gone had left taken
+    hindrance: str = ""  # why no pod can be wired
+
+
 class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     """One node in short."""
 
@@ -215,6 +224,7 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     drain: DrainReport = DrainReport()
     tunnels: TunnelReport = TunnelReport()
     network: NetworkReport = NetworkReport()
+    cni: CniReport = CniReport()
 
 
 class NodeSummary(msgspec.Struct, rename="camel", frozen=True):

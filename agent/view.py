@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from agent import __version__, carriage_report
@@ -18,6 +18,7 @@ from agent.peers import Peer
 from agent.report import (
     AdvertisedRoute,
     AvailableRoute,
+    CniReport,
     ConditionReport,
     DrainReport,
     Explanation,
@@ -52,6 +53,7 @@ class View:
         datastore: Datastore,
         *,
         network: NodeNetwork,
+        cni: Callable[[], CniReport] = CniReport,
     ) -> None:
         self.node = node
         self.problems: list[str] = []
@@ -61,6 +63,7 @@ class View:
         self._routing = routing
         self._datastore = datastore
         self._network = network
+        self._cni = cni
         self._started = time.time()
 
     # Sessions
@@ -249,6 +252,7 @@ class View:
             conditions=conditions,
             problems=[*self.problems, *self._network.problems],
             network=self._network.report(),
+            cni=self._cni(),
             drain=self.drain(),
         )
 
@@ -305,6 +309,8 @@ class View:
             return "NoPodCIDRs", f"Node {self.node} has no podCIDRs yet: {hint}"
         if self.policy.error:
             return "PolicyNotEnforced", f"pods get nothing new: {self.policy.error}"
+        if reason := self._cni().hindrance:
+            return "NoPodNetwork", f"no pod can be wired: {reason}"
         if message := carriage_report.unreachable(routing):
             return "TunnelMissing", message
         if routing.peers and not health.running:

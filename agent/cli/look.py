@@ -27,6 +27,7 @@ from agent.cli.output import (
 from agent.report import (
     AdvertisedRoute,
     AvailableRoute,
+    CniReport,
     Explanation,
     FamilyCounts,
     InstalledRoute,
@@ -157,6 +158,11 @@ def _print_findings(out: Console, report: StatusReport) -> None:
         out.print(Text(f"  problem    {problem}", "yellow"))
 
 
+def _cni(cni: CniReport) -> str:
+    leaked = f", {cni.leaked} leaked addresses freed" if cni.leaked else ""
+    return f"{cni.pods} pods wired by the runtime{leaked}; {cni.conflist}"
+
+
 def _network(network: NetworkReport) -> str:
     nat = f"outgoing NAT for {', '.join(network.nat_sources)}" if network.nat_sources else "no outgoing NAT"
     if network.mtu is None:
@@ -177,6 +183,8 @@ def _print_parts(report: StatusReport) -> None:
     if report.tunnels.devices:
         console().print(f"  tunnels    {_tunnels(report.tunnels)}")
     console().print(f"  network    {_network(report.network)}")
+    if report.cni.conflist:
+        console().print(f"  CNI        {_cni(report.cni)}")
     if report.policy.wanted:
         console().print(f"  policy     {_policy(report.policy)}")
 

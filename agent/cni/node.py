@@ -23,6 +23,7 @@ from agent.cni.links import KernelPodLinks, PodLinks
 from agent.cni.podnetwork import PodNetwork
 from agent.cni.server import SOCKET_NAME, serve_cni
 from agent.enforcement import NodePolicy
+from agent.report import CniReport
 from inet.prefix import Prefix
 
 LOOK_INTERVAL_S: Final = 60.0
@@ -74,14 +75,19 @@ class NodeCni:
         self._now = now
         self._leaks = LeakWatch()
         self._wake = asyncio.Event()
+        self._error = ""  # of files
         self._reported = ""
         self.leaked = 0  # addresses freed
 
-    @property
-    def problems(self) -> list[str]:
-        """What keeps this node from taking pods, for people; nothing where no runtime is to be served."""
-        reason = self.hindrance() if self._options.conf_dir is not None else ""
-        return [reason] if reason else []
+    def report(self) -> CniReport:
+        """Say what the runtime has of us."""
+        conf_dir = self._options.conf_dir
+        return CniReport(
+            conflist=str(conf_dir / conflist.FILE_NAME) if conf_dir else "",
+            pods=len(self.network.attachments),
+            leaked=self.leaked,
+            hindrance=(self.hindrance() or self._error) if conf_dir else "",
+        )
 
     def hindrance(self) -> str:
         """Why there can be no conflist; empty where there can."""
@@ -115,8 +121,10 @@ class NodeCni:
                 if self._now() >= look_at:
                     look_at = self._now() + LOOK_INTERVAL_S
                     await self.free_leaked()
+                self._error = ""
             except OSError as error:
-                self._report(f"{error.filename or 'CNI files'}: {error.strerror or error}")
+                self._error = f"{error.filename or 'CNI files'}: {error.strerror or error}"
+                self._report(self._error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK_INTERVAL_S, max(1.0, look_at - self._now()))):
                     await self._wake.wait()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from agent.datastore.fake import FakeDatastore
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
+from agent.report import CniReport
 from agent.view import View
 from bgp.speaker import SessionDown
 from felix.resolver import Resolution
@@ -22,13 +23,14 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield built
 
 
-def view_of(world: World, *, is_synced: bool = True) -> View:
+def view_of(world: World, *, is_synced: bool = True, cni: Callable[[], CniReport] = CniReport) -> View:
     datastore = FakeDatastore()
     if is_synced:
         datastore.listed()
     policy = NodePolicy("n1", None)
     network = idle_network(world.routing, policy)
-    return View("n1", world.routing, policy, DropWatch("n1", Engine("n1"), None), datastore, network=network)
+    drops = DropWatch("n1", Engine("n1"), None)
+    return View("n1", world.routing, policy, drops, datastore, network=network, cni=cni)
 
 
 async def started(world: World) -> View:
@@ -41,6 +43,14 @@ async def test_a_node_is_not_ready_before_its_objects_are_read(world: World) -> 
         "NotSynced",
         "the objects have not been read yet; fake: reading",
     )
+
+
+async def test_a_node_that_can_wire_no_pod_is_not_ready_and_says_why(world: World) -> None:
+    await world.speaker.start()
+    await world.configure(nodes={"n1": world.node(1)})
+    view = view_of(world, cni=lambda: CniReport(conflist="/etc/x", hindrance="no space left"))
+    assert view.unready() == ("NoPodNetwork", "no pod can be wired: no space left")
+    assert view.status().cni.conflist == "/etc/x"
 
 
 async def test_a_source_that_cannot_be_read_any_more_is_a_condition_and_no_reason_to_stop(world: World) -> None:

@@ -17,6 +17,7 @@ from agent.cni.node import CniOptions, NodeCni, NodeFacts
 from agent.cni.podnetwork import PodNetwork
 from agent.enforcement import NodePolicy
 from agent.lab.wait import eventually
+from agent.report import CniReport
 from inet.prefix import Prefix
 
 
@@ -79,7 +80,7 @@ async def test_the_conflist_comes_when_pods_can_and_stays_when_the_agent_goes(st
     stage.synced = False
     async with running(stage):
         await asyncio.sleep(0)
-        assert stage.cni.problems == ["the objects have not been read yet"]
+        assert stage.cni.report().hindrance == "the objects have not been read yet"
         assert not stage.file.exists()
         stage.synced = True
         await stage.written("10.42.0.0/24", "fd42::/64")
@@ -98,7 +99,7 @@ async def test_the_conflist_follows_pod_cidrs_and_mtu(stage: Stage) -> None:
 
 async def test_a_node_without_pod_cidrs_waits_and_says_so(stage: Stage) -> None:
     stage.cidrs = []
-    assert "no podCIDRs" in stage.cni.problems[0]
+    assert "no podCIDRs" in stage.cni.report().hindrance
     async with running(stage):
         stage.cidrs = [Prefix.parse("fd42::/64")]
         await stage.written("fd42::/64")
@@ -110,7 +111,7 @@ async def test_a_node_without_pod_cidrs_waits_and_says_so(stage: Stage) -> None:
 
 async def test_an_mtu_that_is_not_known_yet_is_waited_for(stage: Stage) -> None:
     stage.mtu = None
-    assert stage.cni.problems == ["the MTU of pods is not known yet"]
+    assert stage.cni.report().hindrance == "the MTU of pods is not known yet"
 
 
 async def test_a_conflist_that_somebody_deleted_is_written_again(stage: Stage) -> None:
@@ -123,7 +124,7 @@ async def test_a_conflist_that_somebody_deleted_is_written_again(stage: Stage) -
 async def test_a_directory_that_is_not_there_is_said_and_tried_again(stage: Stage) -> None:
     stage.conf.rmdir()
     async with running(stage):
-        await eventually(lambda: "No such file" in stage.cni._reported, within_s=20, what="the complaint")
+        await eventually(lambda: "No such file" in stage.cni.report().hindrance, within_s=20, what="the complaint")
         stage.conf.mkdir()
         await stage.written("10.42.0.0/24", "fd42::/64")
 
@@ -162,4 +163,4 @@ async def test_an_add_under_way_keeps_its_address(stage: Stage) -> None:
 
 async def test_where_no_runtime_is_to_be_served_nothing_is_written_or_said(stage: Stage) -> None:
     alone = NodeCni(CniOptions(), stage.run, stage.cni.network, stage.links, NodeFacts(list, lambda: 0, lambda: False))
-    assert alone.problems == []
+    assert alone.report() == CniReport()
