@@ -7,4 +7,8 @@ require (
 	github.com/vishvananda/netns v0.0.4
 )
 
-require golang.org/x/sys v0.23.0 // indirect
+require (
+	go.opentelemetry.io/otel v1.29.0 // indirect
+	go.opentelemetry.io/otel/trace v1.29.0 // indirect
+	golang.org/x/sys v0.23.0 // indirect
+)

@@ -348,12 +348,15 @@ func TestAtTheFrontDuplicateAddressDetectionIsTurnedOffInsideAlone(t *testing.T)
 	before, _ := os.ReadFile(acceptDAD)
 	args := arguments("/nowhere/cni.sock", `, "prepare": true`)
 	args.Netns = "/run/netns/" + name
-	text, err := printed(t, func() error { return add(args) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(text, `"cniVersion": "1.0.0"`) {
-		t.Errorf("printed %s", text)
+	for _, version := range []string{"0.4.0", "1.0.0", "1.1.0"} {
+		args.StdinData = []byte(fmt.Sprintf(`{"cniVersion": %q, "name": "tortie", "type": "tortie-cni", "prepare": true}`, version))
+		text, err := printed(t, func() error { return add(args) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(text, fmt.Sprintf(`"cniVersion": %q`, version)) {
+			t.Errorf("printed %s", text)
+		}
 	}
 	there, err := exec.Command("ip", "netns", "exec", name, "cat", acceptDAD).Output()
 	if err != nil || strings.TrimSpace(string(there)) != "0" {

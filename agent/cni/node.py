@@ -136,8 +136,8 @@ class NodeCni:
         content = conflist.render(
             self._facts.pod_cidrs(),
             mtu=self._facts.mtu(),
-            socket=self._run_dir / SOCKET_NAME,
-            data_dir=self._options.state_dir,
+            socket=(self._run_dir / SOCKET_NAME).absolute(),
+            data_dir=self._options.state_dir.absolute(),
             timeout_s=ADD_LIMIT_S,
             versions=self._versions(),
         )

@@ -304,6 +304,12 @@ conf_dir = "{self.conf}"
         found: dict[str, Any] = json.loads((self.conf / FILE_NAME).read_text())
         return found
 
+    def cached_result(self, sandbox: str) -> dict[str, Any]:
+        """Return what an ADD ended with, as the runtime keeps it."""
+        path = self.disk / "cni-cache" / "results" / f"tortie-{sandbox}-eth0"
+        found: dict[str, Any] = json.loads(path.read_text())["result"]
+        return found
+
     def leased(self) -> set[str]:
         """Return the addresses that host-local has given."""
         return {

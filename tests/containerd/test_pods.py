@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Any
@@ -74,10 +74,13 @@ def _key(element: Sequence[Any]) -> str:
     return str(key["elem"]["val"] if isinstance(key, dict) else key)
 
 
-def plugin(machine: Machine, command: str, version: str = "1.1.0", **more: Any) -> tuple[int, Any]:
+def plugin(
+    machine: Machine, command: str, version: str = "1.1.0", arguments: Mapping[str, str] | None = None, **more: Any
+) -> tuple[int, Any]:
     """Run our plugin as a runtime of CNI 1.1 does."""
     conf = {"cniVersion": version, "name": "tortie", "type": "tortie-cni", "socket": str(machine.run_dir / "cni.sock")}
     environment = {"CNI_COMMAND": command, "CNI_PATH": "/none", "CNI_IFNAME": "eth0", "CNI_CONTAINERID": "none"}
+    environment |= arguments or {}
     done = subprocess.run(
         [str(machine.plugin("tortie-cni"))],
         input=json.dumps(conf | more).encode(),
@@ -193,6 +196,25 @@ def test_gc_makes_the_agent_forget_whatever_the_runtime_forgot(machine: Machine)
     valid = [{"containerID": kept, "ifname": "eth0"}]
     assert plugin(machine, "GC", **{"cni.dev/valid-attachments": valid}) == (0, None)
     machine.eventually(lambda: judged(machine) == set(machine.runtime.addresses(kept)), "rules for the kept pod alone")
+
+
+def test_check_finds_a_pod_as_it_was_added_and_a_link_that_somebody_unmarked(machine: Machine) -> None:
+    machine.give_pods("checked")
+    sandbox = run_as_kubelets_do(machine, "checked")
+    result = machine.cached_result(sandbox)
+
+    def check() -> tuple[int, Any]:
+        arguments = {"CNI_CONTAINERID": sandbox, "CNI_NETNS": "/none", "CNI_ARGS": _ARGUMENTS}
+        return plugin(machine, "CHECK", "1.0.0", arguments, prevResult=result)
+
+    assert check() == (0, None)
+    (link,) = (each["name"] for each in result["interfaces"] if not each.get("sandbox"))
+    machine.ip("link", "set", link, "group", "0")
+    status, answer = check()
+    assert (status, f"link {link} is not in interface group 97" in answer["msg"]) == (1, True)
+
+
+_ARGUMENTS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=checked;K8S_POD_UID=uid-checked"
 
 
 def test_after_a_power_failure_pods_start_anew_with_other_addresses(machine: Machine) -> None:
