@@ -245,6 +245,16 @@ conf_dir = "{self.conf}"
         """Kill the agent."""
         self._end_agent(signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def agent_hanging(self) -> Iterator[None]:
+        """Let the agent do nothing meanwhile, as a machine without memory does."""
+        assert self._agent is not None
+        self._agent.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._agent.send_signal(signal.SIGCONT)
+
     def _end_agent(self, number: int) -> None:
         if self._agent is not None:
             self._agent.send_signal(number)

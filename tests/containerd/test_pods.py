@@ -129,6 +129,18 @@ def test_no_pod_starts_while_the_agent_is_away_and_the_reason_is_said(machine: M
     assert machine.leased() == set()
 
 
+def test_an_agent_that_hangs_holds_up_new_pods_and_lets_old_ones_go(machine: Machine) -> None:
+    machine.give_pods("old", "new")
+    old = run_as_kubelets_do(machine, "old")
+    with machine.agent_hanging():
+        machine.runtime.remove(old)
+        assert machine.leased() == set()
+        with pytest.raises(CriError, match=r"did not answer within 12s"):
+            machine.runtime.run("new")
+        assert machine.leased() == set()
+    machine.runtime.remove(run_as_kubelets_do(machine, "new"))
+
+
 def test_nothing_passes_before_a_pods_policy_is_in_the_kernel(machine: Machine) -> None:
     machine.give_policy("closed", FROM_FRONT)
     machine.give_pods("front", app="front")
