@@ -14,10 +14,33 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import arrival, cni, failover, idle, kernel_writer, policy, policy_flood, policy_packets, report, restart
+from bench import (
+    arrival,
+    cni,
+    encapsulation,
+    failover,
+    idle,
+    kernel_writer,
+    policy,
+    policy_flood,
+    policy_packets,
+    report,
+    restart,
+)
 from bench.measure import Results, Settings
 
-BENCHMARKS: Final = (arrival, failover, kernel_writer, idle, restart, cni, policy, policy_packets, policy_flood)
+BENCHMARKS: Final = (
+    arrival,
+    failover,
+    kernel_writer,
+    idle,
+    restart,
+    cni,
+    policy,
+    policy_packets,
+    policy_flood,
+    encapsulation,
+)
 _RESULTS: Final = Path(__file__).parent / "results"
 _PROGRAMS: Final = {"ip": "iproute2", "bird": "bird2", "gobgpd": "gobgpd"}
 

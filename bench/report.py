@@ -20,7 +20,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import arrival, cni, failover, idle, kernel_writer, policy, policy_flood, policy_packets, restart
+from bench import (
+    arrival,
+    cni,
+    encapsulation,
+    failover,
+    idle,
+    kernel_writer,
+    policy,
+    policy_flood,
+    policy_packets,
+    restart,
+)
 from bench.measure import Measurement, Results
 from inet.prefix import Family
 
@@ -53,6 +64,8 @@ def _targets() -> dict[Line, float]:
     for case in cni.CASES:
         at_most(150, cni.NAME, case, cni.WHOLE)
         at_most(20, cni.NAME, case, cni.OWN_PART)
+    for (case, quantity), limit in encapsulation.LIMITS.items():
+        at_most(limit, encapsulation.NAME, case, quantity)
     for case, (_, graceful) in restart.CASES.items():
         if graceful:
             at_most(0, restart.NAME, case, restart.EVENTS)

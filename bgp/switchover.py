@@ -15,7 +15,7 @@ from bgp.carriage import Tunnel
 from bgp.config import TunnelType
 from inet.prefix import Family, IPAddress, family_of
 
-SWITCH_DELAY_S: Final = 3.0
+SWITCH_DELAY_S: Final = 5.0
 RETIRE_DELAY_S: Final = 15.0
 
 

@@ -47,10 +47,10 @@ def test_another_type_is_understood_at_once_and_used_later() -> None:
 def test_the_former_type_is_understood_for_a_good_while() -> None:
     switchover = started(VXLAN)
     switchover.want(to(IPIP), NODES, 100.0)
-    switchover.tick(103.0)
+    switchover.tick(100.0 + SWITCH_DELAY_S)
     assert switchover.media == {medium(VXLAN), medium(IPIP)}
-    assert switchover.next_deadline == 103.0 + RETIRE_DELAY_S
-    assert switchover.tick(103.0 + RETIRE_DELAY_S)
+    assert switchover.next_deadline == 100.0 + SWITCH_DELAY_S + RETIRE_DELAY_S
+    assert switchover.tick(100.0 + SWITCH_DELAY_S + RETIRE_DELAY_S)
     assert switchover.media == {medium(IPIP)}
     assert switchover.next_deadline is None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -14,6 +13,7 @@ from agent.lab.wait import eventually
 from felix.tunnelmessages import Kind
 from felix.tunnels import DEVICES
 from inet.prefix import Family
+from tests.scenarios_encapsulation.kernel import has_ip_in_ip
 from tests.scenarios_encapsulation.network import PATIENCE_S, PODS, Net, prefix, routers
 from tests.scenarios_encapsulation.streams import tcp_stream
 
@@ -33,10 +33,6 @@ def encapsulation(request: pytest.FixtureRequest) -> dict[str, str]:
     if request.param == "IPIP" and not has_ip_in_ip():
         pytest.skip("this kernel has no IP in IP (CONFIG_NET_IPIP, CONFIG_IPV6_TUNNEL)")
     return {"mode": "Always", "type": request.param}
-
-
-def has_ip_in_ip() -> bool:
-    return all(f" {name}\n" in Path("/proc/kallsyms").read_text() for name in ("ipip_rcv", "ip6_tnl_xmit"))
 
 
 # Where packets go
