@@ -33,6 +33,7 @@ class ObjectRouteTable(KernelRoutes):
     def __init__(self) -> None:
         super().__init__()
         self._hops: dict[_HopKey, int] = {}  # one object to use for each hop
+        self._keys: dict[int, _HopKey] = {}  # the same the other way round
         self._hop_ids: set[int] = set()  # every single object that is ours
         self._members: dict[int, tuple[int, ...]] = {}  # group id -> hop ids
         self._taken: set[int] = set()  # ids of our ranges that are in use, by anyone
@@ -72,6 +73,7 @@ class ObjectRouteTable(KernelRoutes):
             row.id: row for row in rows if isinstance(row, KernelHop) and row.protocol == PROTOCOL and row.id in HOP_IDS
         }
         self._hops = {(row.family, row.hop): row.id for row in own_hops.values()}
+        self._keys = {number: key for key, number in self._hops.items()}
         self._hop_ids = set(own_hops)
         self._taken = {row.id for row in rows}
         self._members = {}
@@ -112,8 +114,11 @@ class ObjectRouteTable(KernelRoutes):
         idle = sorted(self._hop_ids - used)
         if not idle:
             return
-        self._hop_ids &= used
-        self._hops = {key: number for key, number in self._hops.items() if number in used}
+        for number in idle:
+            self._hop_ids.discard(number)
+            key = self._keys.pop(number, None)
+            if key is not None and self._hops.get(key) == number:
+                del self._hops[key]
         await self._netlink.write(nexthops.delete(number) for number in idle)
         self._taken.difference_update(idle)
 
@@ -175,6 +180,7 @@ class ObjectRouteTable(KernelRoutes):
     def _adopt_new_hop(self, key: _HopKey) -> int:
         number = self._new_id(self._free_hops)
         self._hops[key] = number
+        self._keys[number] = key
         self._hop_ids.add(number)
         return number
 

@@ -90,9 +90,10 @@ class KernelTunnels:
         wanted = {device.kind: device for device in devices}
         for address in self._neighbours.desired.keys() - neighbours.keys():
             self._neighbours.unwant(address)
-        for address, mac in neighbours.items():
-            if self._neighbours.desired.get(address) != mac:
-                self._neighbours.want(address, mac)
+        known = self._neighbours.desired
+        changed = [(address, mac) for address, mac in neighbours.items() if known.get(address) != mac]
+        for address, mac in changed:
+            self._neighbours.want(address, mac)
         if wanted != self._wanted:
             self._wanted = wanted
             await self.mend()
