@@ -166,3 +166,36 @@ def test_a_secret_of_another_namespace_is_none_of_ours() -> None:
     document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bgp", "namespace": "shop"}}
     made, _ = translate(objects(NODES + "\n---\n" + yaml.safe_dump(document | {"stringData": {"mesh": "theirs"}})))
     assert not made.secret_names
+
+
+def test_nothing_said_about_ways_is_bgp_without_tunnels() -> None:
+    made, _ = translate(objects(NODES))
+    assert made.node_routes is config.NodeRoutes.BGP
+    assert made.encapsulation_of("n1", Family.IPV4).mode is config.EncapsulationMode.NEVER
+
+
+def test_encapsulation_and_its_overrides_are_resolved_to_nodes_and_families() -> None:
+    spec = {
+        "nodeRoutes": "Direct",
+        "encapsulation": {
+            "mode": "Fallback",
+            "type": "IPIP",
+            "vni": 77,
+            "port": 8472,
+            "overrides": [
+                {"name": "v6", "podCIDRs": ["fd42::/48"], "mode": "Never"},
+                {"name": "rack-b", "nodeSelector": {"matchLabels": {"rack": "b"}}, "mode": "Always", "type": "VXLAN"},
+                {"name": "rest", "mode": "Always"},
+            ],
+        },
+    }
+    made, _ = translate(objects(NODES + of_ours("NetworkConfiguration", "default", **spec)))
+    never, fallback, always = config.EncapsulationMode
+    vxlan, ipip = config.TunnelType
+    assert made.node_routes is config.NodeRoutes.DIRECT
+    assert (made.vxlan_vni, made.vxlan_port) == (77, 8472)
+    assert made.encapsulation == config.Encapsulation(fallback, ipip, 3)
+    assert made.encapsulation_of("n1", Family.IPV6) == config.Encapsulation(never, ipip, 0)
+    assert made.encapsulation_of("n1", Family.IPV4) == config.Encapsulation(always, ipip, 2)
+    assert made.encapsulation_of("n2", Family.IPV4) == config.Encapsulation(always, vxlan, 1)
+    assert made.encapsulation_of("n9", Family.IPV4) == made.encapsulation

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
+from socket import if_nametoindex
 from typing import Protocol
 
 import pytest
 
+from felix.encap import Outer
 from felix.faketable import FakeRouteTable
 from felix.inlinetable import InlineRouteTable
 from felix.objecttable import ObjectRouteTable
@@ -25,7 +27,7 @@ from felix.routetable import (
     Rival,
     RouteTable,
 )
-from inet.prefix import Family, Prefix
+from inet.prefix import Family, Prefix, parse_address
 from tests.felix.netns import Node
 
 PREFIXES = {
@@ -301,3 +303,35 @@ async def test_next_hops_without_a_gateway_lead_onto_the_link(world: World, fami
     group = world.table.new_group(family)
     await write(world.table, PutGroup(group, family, hops, is_new=True), PutRoute(prefix, group, is_new=True))
     assert await contents(world.again()) == {prefix: hops}
+
+
+def tunnel_hop(node: Node, family: Family) -> NextHop:
+    """Make a VXLAN device; return a next hop through it."""
+    node.ip("link add vx9 type vxlan external dstport 4789 nolearning")
+    node.ip("link set vx9 up")
+    far, near = ("10.0.0.9", "10.0.0.1") if family is Family.IPV4 else ("fd00:1::9", "fd00:1::1")
+    gateway = parse_address(far if family is Family.IPV4 else "fe80::9").packed
+    outer = Outer(parse_address(far).packed, parse_address(near).packed, 4096)
+    return NextHop(gateway, if_nametoindex("vx9"), onlink=True, outer=outer)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", [ObjectRouteTable, InlineRouteTable], ids=["objects", "inline"])
+async def test_a_tunnel_is_part_of_a_next_hop_and_found_again(
+    node: Node, family: Family, kind: type[ObjectRouteTable | InlineRouteTable]
+) -> None:
+    table, hop, prefix = kind(), tunnel_hop(node, family), PREFIXES[family][0]
+    direct = node.hop(family, 0)
+    group = table.new_group(family)
+    assert await table.write([PutGroup(group, family, (hop,), is_new=True), PutRoute(prefix, group, is_new=True)]) == []
+    again = kind()
+    number = (await again.dump_routes())[prefix]
+    assert (await again.dump_groups())[number] == Group(family, (hop,))
+    other = "10.0.0.9" if family is Family.IPV4 else "fd00:1::9"
+    shown = node.ip("nexthop show") + node.ip(f"{'-4' if family is Family.IPV4 else '-6'} route show {prefix}")
+    assert f"id 4096 src {'10.0.0.1' if family is Family.IPV4 else 'fd00:1::1'} dst {other}" in shown
+    assert "csum" in shown
+    assert await table.write([PutGroup(group, family, (direct,), is_new=False)]) == []
+    assert "encap" not in node.ip(f"{'-4' if family is Family.IPV4 else '-6'} route show {prefix}")
+    for each in (table, again):
+        each.close()

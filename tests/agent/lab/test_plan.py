@@ -144,3 +144,21 @@ def test_one_transport_carries_both_families() -> None:
     mirror = next(it for it in planned.speakers["b"].neighbours if it.machine == "f")
     assert session.address.version == mirror.address.version == 4
     assert session.families == mirror.families == (Family.IPV4, Family.IPV6)
+
+
+def test_a_router_without_a_daemon_is_the_default_gateway_and_speaks_with_nobody() -> None:
+    planned = plan(
+        parse(
+            {
+                "name": "plain",
+                "routers": {"gw": {"daemon": "none"}, "tor": {"daemon": "bird", "asn": 65100}},
+                "nodes": {"n1": {"podCIDRs": ["10.42.1.0/24"], "pods": ["a1"]}},
+                "links": [["n1", "gw"], ["n1", "tor"]],
+            }
+        )
+    )
+    assert [route for route in planned.machines["n1"].routes if route.startswith("default")] == [
+        "default via 172.16.1.1 dev eth0",
+        "default via fd16:1::1 dev eth0",
+    ]
+    assert list(planned.speakers) == ["tor"]

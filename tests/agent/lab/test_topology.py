@@ -201,3 +201,10 @@ def test_a_pod_is_a_name_or_has_a_namespace_and_labels_too() -> None:
         ("db", "shop", {"app": "db"}),
     ]
     assert topology.pods == {"a1": "n1", "db": "n1"}
+
+
+def test_only_a_router_without_a_daemon_needs_no_as() -> None:
+    assert "is needed" in " ".join(problems_of(("routers.tor-1", {"daemon": "bird"})))
+    data = deepcopy(GOOD)
+    data["routers"]["tor-1"] = {"daemon": "none"}
+    assert parse(data).routers["tor-1"].asn is None
