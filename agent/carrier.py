@@ -87,6 +87,9 @@ class Carrier:
         """Do what is due; whether `recarry` is due, too."""
         if not self._switchover.tick(self._now()):
             return False
+        log.info(
+            "tunnels.switched", in_force=len(self._switchover.in_force), media=sorted(map(str, self._switchover.media))
+        )
         await self._follow()
         return self._is_carried_otherwise()
 

@@ -25,6 +25,9 @@ class Medium(NamedTuple):
     type: TunnelType
     family: Family
 
+    def __str__(self) -> str:
+        return f"{self.type.value} {self.family.label}"
+
 
 class Switchover:
     """Which tunnels are in force, and which kinds and far ends have to be understood besides."""
