@@ -16,7 +16,7 @@ from tests.felix.netns import entered
 
 _PORT = 5201
 _PIECE = bytes(8 * 1024)
-_PAUSE_S = 0.005
+_PAUSE_S = 0.02
 
 
 @dataclass(slots=True)
