@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crds import crds
+from docs_answers import answers_page
 from docs_cli import commands_page, lab_page
 from docs_values import values_page
 
@@ -34,6 +35,7 @@ def pages() -> dict[str, str]:
     kinds = {f"{kind.name}.md": kind_page(kind) for kind in KINDS.values() if kind.model}
     others = {
         "LabelSelector.md": label_selector_page(),
+        "answers.md": answers_page(),
         "commands.md": commands_page(),
         "lab-file.md": lab_page(),
         "values.md": values_page(),
@@ -59,7 +61,8 @@ the field and the line; the last good version of the object stays in force.
 {sections}
 Wherever nodes are chosen: [label selector](LabelSelector.md).
 
-Besides: [commands](commands.md), [values of the chart](values.md), [lab file](lab-file.md).
+Besides: [commands](commands.md), [what they print with `-o json`](answers.md),
+[values of the chart](values.md), [lab file](lab-file.md).
 """
 
 

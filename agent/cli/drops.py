@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import msgspec
 import typer
 
 from agent.cli.client import RefusedError, UnreachableError, ask, follow, socket_path
+from agent.cli.everywhere import Survey, everywhere
 from agent.cli.output import Format, OutputOption, SocketOption, fail, print_json
 from agent.report import DropReport
 from policy.nftskeleton import NO_POLICYS_DOING
 
 
+def _show_all(answers: Sequence[tuple[str, list[DropReport]]]) -> None:
+    _print(sorted((each for _, reports in answers for each in reports), key=lambda it: it.time), Format.TABLE)
+
+
+@everywhere(Survey(list[DropReport], _show_all), here_only={"is_followed": "-f"})
 def drops(
     is_followed: Annotated[bool, typer.Option("-f", "--follow", help="Go on with those to come, until ^C.")] = False,
     output: OutputOption = Format.TABLE,

@@ -91,8 +91,13 @@ class Where:
         return bool(self.node or self.all_nodes)
 
 
-def everywhere(survey: Survey[Any] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command `--node`, and with a survey `--all-nodes`."""
+def everywhere(
+    survey: Survey[Any] | None = None, *, here_only: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command `--node`, and with a survey `--all-nodes`.
+
+    `here_only` names parameters, with the option a person gives, that do not go with them.
+    """
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         def run(
@@ -111,6 +116,9 @@ def everywhere(survey: Survey[Any] | None = None) -> Callable[[Callable[..., Non
                 return
             if node and all_nodes:
                 fail("--node and --all-nodes: one of them")
+            for name, option in (here_only or {}).items():
+                if given[name]:
+                    fail(f"{option} is of the node here, not with --node or --all-nodes")
             words = _words(typer_context)
             output: Format = given["output"]
             asyncio.run(_ask_node(where, words, output) if node else _ask_all(where, words, output, survey))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.cli.everywhere import everywhere
 from agent.cli.output import FOUND, OK, Format, OutputOption, SocketOption, console, fail, print_json
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def _print_case(report: CaseReport) -> None:
 
 
 @app.command()
+@everywhere()
 def explain(
     source: Annotated[str, typer.Argument(metavar="SRC", help="NAMESPACE/POD, node:NAME or an address.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="As SRC.")],

@@ -186,6 +186,13 @@ def test_one_node_and_all_of_them_is_a_contradiction(world: World) -> None:
     assert run("peers", "-A", "--node", "n1") == (2, "tortie: --node and --all-nodes: one of them\n")
 
 
+def test_what_goes_on_for_ever_is_of_the_node_here(world: World) -> None:
+    run, fleet = world({"n1": said([])})
+    assert run("drops", "-f", "--node", "n1") == (2, "tortie: -f is of the node here, not with --node or --all-nodes\n")
+    assert run("drops", "--node", "n1")[0] == 0
+    assert fleet.asked == [("n1", ("drops", "-o", "table"))]
+
+
 async def test_without_any_cluster_it_is_said_what_was_looked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
