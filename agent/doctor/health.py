@@ -75,6 +75,11 @@ def _judge_routes(status: StatusReport) -> Iterator[Finding]:
         yield Finding("routes", Level.WARN, f"{status.routes_pending} routes are still to be written")
     else:
         yield Finding("routes", Level.OK, f"{status.routes_installed} routes, all in the kernel")
+    for problem in status.tunnels.problems:
+        yield Finding("tunnels", Level.FAIL, problem, "where the kernel has no such tunnel, the other type may do")
+    if pods := status.network.mtu_uncorrected:
+        shown = ", ".join(pods[:MOST_SHOWN]) + (f" and {len(pods) - MOST_SHOWN} more" if len(pods) > MOST_SHOWN else "")
+        yield Finding("MTU", Level.WARN, f"links of pods have an old MTU: {shown}", "restart those pods")
     if status.policy.unlinked:
         text = f"no link leads to {status.policy.unlinked} addresses of pods of this node: nothing gets to them"
         yield Finding("policy", Level.FAIL, text, "tortie path POD POD; did the container runtime finish the pods?")

@@ -17,7 +17,7 @@ from agent.doctor.health import (
     judge_pod_cidrs,
 )
 from agent.objects.kinds import KINDS
-from agent.report import ConditionReport, StatusReport
+from agent.report import ConditionReport, NetworkReport, StatusReport, TunnelReport
 from agent.surroundings import Surroundings
 from tests.agent.doctor.patients import N1, N2, STATUS, cluster, patient
 
@@ -58,10 +58,20 @@ def test_an_agent_that_is_well_is_fine() -> None:
         ({"sessions_established": 3}, Level.WARN, "1 of 4 sessions are down"),
         ({"routes_refused": 2}, Level.FAIL, "the kernel refuses 2 routes"),
         ({"routes_pending": 2}, Level.WARN, "2 routes are still to be written"),
+        (
+            {"tunnels": TunnelReport(problems=["tortie-ipip cannot be made: the kernel has no IP in IP"])},
+            Level.FAIL,
+            "tortie-ipip cannot be made",
+        ),
+        (
+            {"network": NetworkReport(mtu_uncorrected=[f"veth{number}" for number in range(6)])},
+            Level.WARN,
+            "an old MTU: veth0, veth1, veth2, veth3, veth4 and 1 more",
+        ),
         ({"version": "0.0.1"}, Level.WARN, "the agent is of version 0.0.1"),
         ({"policy": msgspec.structs.replace(STATUS.policy, unlinked=3)}, Level.FAIL, "no link leads to 3 addresses"),
     ],
-    ids=["not ready", "condition", "problem", "session", "refused", "pending", "version", "unlinked"],
+    ids=["not ready", "condition", "problem", "session", "refused", "pending", "tunnel", "MTU", "version", "unlinked"],
 )
 def test_what_the_agent_complains_about_is_repeated(changes: dict[str, Any], level: Level, text: str) -> None:
     amiss = [each for each in judge_agent(AgentFacts(status(**changes), "")) if each.level is not Level.OK]
