@@ -21,6 +21,7 @@ from agent.clusterreport import cluster_report
 from agent.draining import DrainError, Draining
 from agent.metrics import REGISTRY
 from agent.pathfinder import PathFinder, PathQuestion
+from agent.podtraffic import pod_traffic
 from agent.policy_cluster import QuestionError
 from agent.surroundings import Surroundings
 from agent.view import View
@@ -81,6 +82,9 @@ def control_app(view: View, draining: Draining, paths: PathFinder, around: Surro
                     await response.write(said + b"\n")
         return response
 
+    async def pods(_request: web.Request) -> web.Response:
+        return _json(await pod_traffic(view))
+
     async def installed(_request: web.Request) -> web.Response:
         return _json(await view.installed())
 
@@ -97,6 +101,7 @@ def control_app(view: View, draining: Draining, paths: PathFinder, around: Surro
             web.get("/v1/drops", _answer(lambda: list(view.drops.recent))),
             web.get("/v1/drops/follow", follow_drops),
             web.get("/v1/cluster", _answer(lambda: cluster_report(view.node, around))),
+            web.get("/v1/pods", pods),
             web.get("/v1/path", functools.partial(_path, paths)),
             *_drain_routes(view, draining),
         ]

@@ -227,6 +227,29 @@ class StatusReport(msgspec.Struct, rename="camel", frozen=True):
     cni: CniReport = CniReport()
 
 
+class PodTraffic(msgspec.Struct, rename="camel", frozen=True):
+    """What a pod has sent and received since its link was made."""
+
+    pod: str  # namespace/name
+    time_seconds: float  # when it was counted, since 1970
+    sent_packets: int
+    sent_bytes: int
+    received_packets: int
+    received_bytes: int
+    dropped: int  # packets from and to it that policy dropped, among the last thousand reports
+
+
+class PodRate(msgspec.Struct, rename="camel", frozen=True):
+    """What a pod sends and receives in a second."""
+
+    pod: str
+    sent_bits: float
+    received_bits: float
+    sent_packets: float
+    received_packets: float
+    dropped: int
+
+
 class NodeSummary(msgspec.Struct, rename="camel", frozen=True):
     """One node in a line, as `tortie status --all-nodes` has it."""
 

@@ -23,6 +23,7 @@ ANSWERS: Final[dict[str, Any]] = {
     "tortie routes explain": report.Explanation,
     "tortie path": pathreport.Journey,
     "tortie path --only-here": pathreport.NodeFacts,
+    "tortie top": list[report.PodRate],
     "tortie drops": list[report.DropReport],
     "tortie doctor": list[doctor.Finding],
     "tortie drain, undrain": report.DrainReport,

@@ -16,6 +16,7 @@ from agent.cli.drain import drain, undrain
 from agent.cli.drops import drops
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
 from agent.cli.path import path
+from agent.cli.top import top
 
 LOOK, WHY, CHANGE, RUN = "Look", "Ask why", "Change", "Run"
 
@@ -34,6 +35,7 @@ app.command(rich_help_panel=LOOK)(look.peers)
 app.add_typer(look.routes, name="routes", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(path)
 app.command(rich_help_panel=LOOK)(drops)
+app.command(rich_help_panel=LOOK)(top)
 app.add_typer(policy.app, name="policy", rich_help_panel=WHY)
 app.command(rich_help_panel=WHY)(doctor)
 app.command(rich_help_panel=CHANGE)(drain)

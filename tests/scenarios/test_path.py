@@ -10,6 +10,7 @@ import pytest
 
 from agent.lab.lab import Lab
 from agent.lab.namespaces import CommandError
+from agent.lab.traffic import traffic
 from agent.lab.wait import eventually
 from agent.pathreport import Journey
 from inet.prefix import Family
@@ -147,3 +148,12 @@ async def test_every_node_answers_at_once(net: Lab) -> None:
     routes = json.loads(await nodes.tortie(net, "n2", "routes", "installed", "--all-nodes", "-o", "json"))
     assert all(len(each["answer"]) == 6 for each in routes)
     assert "n3: ready" in await nodes.tortie(net, "n1", "status", "--node", "n3")
+
+
+async def test_the_pod_that_sends_most_is_on_top(net: Lab) -> None:
+    async with traffic(net, "p1", "p3", families=[Family.IPV4]):
+        rates = json.loads(await nodes.tortie(net, "n1", "top", "--interval", "1", "-o", "json"))
+    (rate,) = rates
+    assert rate["pod"] == "default/p1"
+    assert rate["sentPackets"] > 10
+    assert rate["receivedPackets"] > 10
