@@ -21,6 +21,8 @@ from agent.path import ends_of
 from agent.pathreport import End, LinkFacts, NodeFacts, RouteFacts, WayFacts
 from agent.routing import Routing
 from agent.view import View
+from bgp.carriage import OVERHEAD
+from bgp.config import TunnelType
 from felix.devices import Device, Devices
 from felix.flow import Flow, FlowLookup, FlowRoute
 from felix.podinterfaces import pod_links
@@ -32,6 +34,7 @@ from policy.objects import PROTOCOLS
 _RECENT_S: Final = 60.0
 _ICMP: Final = {Family.IPV4: 1, Family.IPV6: 58}
 _NAMES: Final = {"vxlan": "VXLAN", "ipip": "IP in IP", "ip6tnl": "IPv6 in IPv6"}
+_TYPES: Final = {"vxlan": TunnelType.VXLAN, "ipip": TunnelType.IPIP, "ip6tnl": TunnelType.IPIP}
 _TUNNELS: Final = frozenset({"vxlan", "geneve", "ipip", "ip6tnl", "sit", "gre", "ip6gre", "wireguard"})
 
 
@@ -107,7 +110,7 @@ class PathFinder:
         self, look: _Look, way: NextHop, destination: bytes, route_mtu: int, peers: Mapping[NextHop, str]
     ) -> WayFacts:
         device = look.device(way.interface)
-        mtus = [mtu for mtu in (route_mtu, device.mtu if device else 0) if mtu]
+        mtus = [mtu for mtu in (route_mtu, device.mtu if device else 0, look.room_below(way, device)) if mtu]
         gateway = ip_address(way.gateway) if way.gateway else None
         next_one = ip_address(way.outer.destination) if way.outer.destination else gateway
         return WayFacts(
@@ -169,6 +172,16 @@ class _Look:
             inner=inner.name if inner else "",
             inner_mtu=inner.mtu if inner else 0,
         )
+
+    def room_below(self, way: NextHop, device: Device | None) -> int:
+        """Return what the links below a tunnel take, less what it adds, in bytes; 0 where there is no tunnel."""
+        outer = way.outer.destination
+        kind = _TYPES.get(device.kind) if device else None
+        if not outer or kind is None:
+            return 0
+        below = [link.mtu for each in self.flows.route(Flow(outer)).ways if (link := self.device(each.interface))]
+        family = Family.IPV4 if len(outer) == 4 else Family.IPV6
+        return min(below) - OVERHEAD[kind, family] if below else 0
 
     def neighbour(self, way: NextHop, destination: bytes) -> str:
         try:
