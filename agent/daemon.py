@@ -208,7 +208,7 @@ async def assemble(options: Options, speaker: Speaker) -> AsyncIterator[Agent]:
         network.mtu.on_change(cni.wake)
         view = View(options.node, routing, policy, drops, datastore, network=network, cni=cni.report)
         metrics.REGISTRY.register(StateCollector(view))
-        paths = PathFinder(view, routing, network.nat)
+        paths = PathFinder(view, routing, network)
         ears = serve(
             view, draining, paths, network.around, socket=options.run_dir / "agent.sock", listen=options.listen
         )

@@ -83,6 +83,8 @@ class _Assembly:
             yield Stage(source.node, self._start(here), tuple(_until_drop(self._leaving(here, is_local=is_local))))
             if is_local:
                 return
+        if here is not None and here.service:
+            return
         if not destination.node:
             if here is not None:
                 yield Stage("", self._wire(here, str(destination)))
@@ -124,6 +126,10 @@ class _Assembly:
         if self._source.kind == "Pod":
             yield from _through_link(facts.source_link, self._source, facts.node)
             self._note_mtu(facts.source_link, self._source)
+        if facts.service:
+            what = f"{self._destination.address} is a service address (of {facts.service})"
+            yield Fact("unknown", f"{what}: kube-proxy puts a pod's in its place; ask about that pod")
+            return
         yield from self._policies(facts, "egress")
         yield from self._policies(facts, "node")
         if is_local and self._destination.kind == "Pod":

@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from agent.drops import DropWatch
-from agent.outgoing_nat import OutgoingNat, verdict
+from agent.network import NodeNetwork
+from agent.outgoing_nat import verdict
 from agent.path import ends_of
 from agent.pathreport import End, LinkFacts, NodeFacts, RouteFacts, WayFacts
 from agent.routing import Routing
@@ -51,10 +52,10 @@ class PathQuestion(msgspec.Struct, frozen=True):
 class PathFinder:
     """Finds out for one node."""
 
-    def __init__(self, view: View, routing: Routing, nat: OutgoingNat) -> None:
+    def __init__(self, view: View, routing: Routing, network: NodeNetwork) -> None:
         self._view = view
         self._routing = routing
-        self._nat = nat
+        self._network = network
 
     async def facts(self, question: PathQuestion) -> NodeFacts:
         """Return what this node knows of a packet. Raises QuestionError where it does not know an end, or OSError."""
@@ -88,9 +89,14 @@ class PathFinder:
                 back=self._route(look, way_back, packed[0]),
                 policy=story,
                 policy_error=policy.error,
-                nat=(verdict(self._nat.wanted, *packed) or "") if _is_pod_of(source, here) else "",
+                nat=(verdict(self._network.nat.wanted, *packed) or "") if _is_pod_of(source, here) else "",
+                service=self._service(ip_address(destination.address)),
                 drops=_recent(self._view.drops, source, destination, story.port),
             )
+
+    def _service(self, address: IPAddress) -> str:
+        cidrs = self._network.around.network.service_cidrs
+        return next((str(cidr) for cidr in cidrs if cidr.holds(address)), "")
 
     def _route(self, look: _Look, route: FlowRoute, destination: bytes) -> RouteFacts:
         prefix, is_ours = route.prefix, route.protocol == PROTOCOL

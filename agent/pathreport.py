@@ -71,6 +71,7 @@ class NodeFacts(msgspec.Struct, rename="camel", frozen=True):
     policy: Explanation | None
     policy_error: str = ""  # why policy is not in the kernel as it should be
     nat: str = ""  # what its source address becomes, and why; empty: it stays
+    service: str = ""  # the service addresses that the destination is one of; empty: it is none
     drops: int = 0  # packets of this kind that policy dropped here within the last minute
 
 

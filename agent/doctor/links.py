@@ -91,6 +91,7 @@ class Duplicates(NamedTuple):
     failed: tuple[str, ...]
     answered: tuple[tuple[str, str, str], ...]  # address, link, MAC
     probed: int
+    not_asked: str = ""  # why nobody was asked
 
 
 async def gather_duplicates(patient: Patient) -> Duplicates:
@@ -109,8 +110,12 @@ async def gather_duplicates(patient: Patient) -> Duplicates:
         and link.has_carrier
         and not link.is_loopback
     ]
-    answered = await asyncio.to_thread(_ask_all, probes)
-    return Duplicates(await asyncio.to_thread(_failed), tuple(answered), len(probes))
+    failed = await asyncio.to_thread(_failed)
+    try:
+        answered = await asyncio.to_thread(_ask_all, probes)
+    except PermissionError:
+        return Duplicates(failed, (), 0, "ARP probes need CAP_NET_RAW")
+    return Duplicates(failed, tuple(answered), len(probes))
 
 
 def _failed() -> tuple[str, ...]:
@@ -167,7 +172,10 @@ def judge_duplicates(facts: Duplicates) -> Iterator[Finding]:
     for each in facts.failed:
         text = f"{each} is not used: another machine had it first (duplicate address detection)"
         yield Finding(name, Level.FAIL, text, "give one of the two another address")
-    if not facts.answered and not facts.failed:
+    if facts.not_asked:
+        text = f"whether others have this node's IPv4 addresses too was not asked: {facts.not_asked}"
+        yield Finding(name, Level.UNKNOWN, text, "run tortie doctor as root on the host")
+    elif not facts.answered and not facts.failed:
         yield Finding(name, Level.OK, f"nobody else answers for addresses of this node ({facts.probed} asked for)")
 
 

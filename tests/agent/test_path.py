@@ -227,6 +227,16 @@ def test_out_of_the_cluster_and_into_it() -> None:
     assert lines(into)[:2] == ["192.0.2.1", "  route: the way to n2 is the fabric's to find"]
 
 
+def test_a_service_address_is_nobodys_to_follow() -> None:
+    journey = assemble([on_n1(destination=OUTSIDE, service="192.0.2.0/24")], {})
+    assert (journey.verdict, journey.reason) == (
+        "unknown",
+        "192.0.2.1 is a service address (of 192.0.2.0/24): kube-proxy puts a pod's in its place; ask about that pod",
+    )
+    assert len(journey.stages) == 1
+    assert journey.notes == ()
+
+
 def test_policy_that_is_not_in_force_and_recent_drops_are_noted() -> None:
     journey = assemble([on_n1(policy_error="the kernel refused it", drops=41), on_n2()], {})
     assert journey.notes == (
