@@ -21,6 +21,7 @@ from bench import (
     failover,
     idle,
     kernel_writer,
+    kubernetes,
     policy,
     policy_flood,
     policy_packets,
@@ -40,6 +41,7 @@ BENCHMARKS: Final = (
     policy_packets,
     policy_flood,
     encapsulation,
+    kubernetes,
 )
 _RESULTS: Final = Path(__file__).parent / "results"
 _PROGRAMS: Final = {"ip": "iproute2", "bird": "bird2", "gobgpd": "gobgpd"}

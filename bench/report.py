@@ -27,6 +27,7 @@ from bench import (
     failover,
     idle,
     kernel_writer,
+    kubernetes,
     policy,
     policy_flood,
     policy_packets,
@@ -71,6 +72,12 @@ def _targets() -> dict[Line, float]:
             at_most(0, restart.NAME, case, restart.EVENTS)
             for family in Family:
                 at_most(0, restart.NAME, case, restart.lost(family))
+    cluster = kubernetes.case_name(kubernetes.PODS)
+    at_most(1.5, kubernetes.NAME, cluster, kubernetes.READ)
+    at_most(50, kubernetes.NAME, cluster, kubernetes.MORE)
+    at_most(20, kubernetes.NAME, cluster, kubernetes.LATENCY)
+    at_most(2, kubernetes.NAME, cluster, kubernetes.REQUESTS)
+    at_most(150, kubernetes.NAME, cluster, kubernetes.AGENT)
     return targets
 
 

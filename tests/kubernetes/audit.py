@@ -33,7 +33,7 @@ def read_calls(log: Path, user: str) -> set[Call]:
     for line in log.read_text().splitlines():
         event = json.loads(line)
         about = event.get("objectRef")
-        if event["user"]["username"] == user and about:
+        if event["user"].get("username") == user and about:
             resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
             names = (about.get("namespace", ""), about.get("name", ""))
             calls.add(Call(event["verb"], about.get("apiGroup", ""), resource, *names))

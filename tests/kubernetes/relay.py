@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ class Relay:
     def __init__(self, target: int, namespace: str = "") -> None:
         self.port = PORT if namespace else 0  # where it listens; chosen by the kernel outside of a namespace
         self.delay_s = 0.0
+        self.passed_at = 0.0  # when something from the server was passed on last, on the monotonic clock
         self._target = target
         self._namespace = namespace
         self._loop = asyncio.new_event_loop()
@@ -95,7 +97,7 @@ class Relay:
             self._writers |= ends
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump(reader, there_writer))
-                tasks.create_task(self._pump(there_reader, writer))
+                tasks.create_task(self._pump(there_reader, writer, is_answer=True))
         except OSError:
             pass  # the server is not there
         finally:
@@ -103,12 +105,16 @@ class Relay:
             for end in ends:
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool = False
+    ) -> None:
         """Pass on what comes until one side ends it: then both are ended."""
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 18):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                if is_answer:
+                    self.passed_at = time.monotonic()
                 writer.write(data)
                 await writer.drain()
             writer.close()

@@ -1,6 +1,6 @@
 // The parts of Kubernetes the tests in tests/kubernetes run against, and the etcd release they were made for.
 // Built by scripts/kubernetes-assets; nothing here is linked into or shipped with the agent.
-module tests/kubernetes/assets
+module tests/kubernetes/programs
 
 go 1.26.0
 

@@ -1,0 +1,108 @@
+"""A cluster to measure on: pods of a usual size spread over nodes and namespaces, and policies that speak of them."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from tests.kubernetes.cluster import Cluster
+
+PODS_A_NODE: Final = 110
+SPACES: Final = 50
+_THREADS: Final = 6
+
+
+def node_name(number: int) -> str:
+    """Return the name of a node; the first is the one that is measured."""
+    return f"node-{number}"
+
+
+def address(number: int) -> str:
+    """Return the address of a pod."""
+    return f"10.{64 + (number >> 16)}.{(number >> 8) & 255}.{number & 255}"
+
+
+def pod(number: int) -> dict[str, Any]:
+    """Return a pod as a Deployment makes them, 4 KB in JSON: every 20 pods are replicas of each other."""
+    app, space = f"app-{number // 20}", f"team-{number % SPACES}"
+    env = [{"name": f"SETTING_{each}", "value": f"a value of some length, number {each}"} for each in range(16)]
+    mounts = [{"name": f"volume-{each}", "mountPath": f"/var/lib/{app}/{each}"} for each in range(4)]
+    volumes: list[dict[str, Any]] = [{"name": f"volume-{each}", "emptyDir": {}} for each in range(4)]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{app}-{number:06d}",
+            "namespace": space,
+            "labels": {
+                "app": app,
+                "tier": ("web", "api", "db")[number % 3],
+                "pod-template-hash": f"{number // 20:08x}",
+            },
+            "annotations": {"checksum/config": "0" * 64, "prometheus.io/scrape": "true"},
+        },
+        "spec": {
+            "nodeName": node_name(number // PODS_A_NODE),
+            "volumes": volumes,
+            "containers": [
+                {
+                    "name": "main",
+                    "image": "registry.example/team/app:1.2.3",
+                    "ports": [{"name": "http", "containerPort": 8080}],
+                    "env": env,
+                    "volumeMounts": mounts,
+                }
+            ],
+        },
+    }
+
+
+def policy(number: int) -> dict[str, Any]:
+    """Return a policy of a namespace: from one tier to another."""
+    peers = [{"podSelector": {"matchLabels": {"tier": ("web", "api", "db")[number % 3]}}}, {"namespaceSelector": {}}]
+    ingress = [{"from": [peers[number % 2]], "ports": [{"port": 8080}]}]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"policy-{number}", "namespace": f"team-{number % SPACES}"},
+        "spec": {"podSelector": {"matchLabels": {"tier": "db"}}, "policyTypes": ["Ingress"], "ingress": ingress},
+    }
+
+
+def populate(cluster: Cluster, pods: int, policies: int) -> None:
+    """Fill a cluster: nodes with pod CIDRs, namespaces, pods that run and have addresses, policies."""
+    for number in range(SPACES):
+        name = f"team-{number}"
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    for number in range(1 + pods // PODS_A_NODE):
+        first = number * 256
+        cidrs = [f"10.{128 + (first >> 16)}.{(first >> 8) & 255}.0/24", f"fd42:0:0:{number:x}::/64"]
+        cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": node_name(number)},
+                "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
+                # Only the measured node is reachable: no sessions, which are not what is measured here.
+                "status": {"addresses": [{"type": "InternalIP", "address": "172.16.9.1"}] if number == 0 else []},
+            }
+        )
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(lambda each: _run_pod(cluster, each), range(pods)))
+        list(threads.map(lambda each: cluster.apply(policy(each)), range(policies)))
+
+
+def _run_pod(cluster: Cluster, number: int) -> None:
+    made, ip = pod(number), address(number)
+    path = f"/api/v1/namespaces/{made['metadata']['namespace']}/pods"
+    cluster.request("POST", path, made)
+    relabel(cluster, number, "status", {"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}})
+
+
+def relabel(cluster: Cluster, number: int, subresource: str, patch: dict[str, Any]) -> None:
+    """Change a pod, or a part of it."""
+    metadata = pod(number)["metadata"]
+    place = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
+    path = "/".join(itertools.chain([place], [subresource] if subresource else []))
+    cluster.request("PATCH", path, patch, content_type="application/merge-patch+json")

@@ -1,0 +1,3 @@
+module tortie.dev/bench/watchers
+
+go 1.22
