@@ -59,9 +59,9 @@ def pod(number: int) -> dict[str, Any]:
 
 
 def policy(number: int) -> dict[str, Any]:
-    """Return a policy of a namespace: from one tier to another."""
-    peers = [{"podSelector": {"matchLabels": {"tier": ("web", "api", "db")[number % 3]}}}, {"namespaceSelector": {}}]
-    ingress = [{"from": [peers[number % 2]], "ports": [{"port": 8080}]}]
+    """Return a policy of a namespace: from a tier of all namespaces to one of its own."""
+    peer = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"tier": "web"}}}
+    ingress = [{"from": [peer], "ports": [{"port": 8000 + number}]}]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

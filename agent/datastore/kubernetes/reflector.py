@@ -31,8 +31,8 @@ from agent.objects.model import Key
 PAGE: Final = 500
 WATCH_S: Final = (300.0, 600.0)
 """How long a watch lasts; the server ends it, at a time of our choice, so that nodes do not all come back at once."""
-SILENCE_S: Final = 150.0
-"""A server that sends bookmarks does so about every minute; one that is silent for so long is taken for dead."""
+SILENCE_S: Final = 240.0
+"""A server sends a bookmark every one or two minutes; one that is silent for so long is taken for dead."""
 NOT_SERVED_S: Final = (45.0, 75.0)
 """How often is looked whether a kind is there by now that the server does not have."""
 SHORTEST_WATCH_S: Final = 2.0
@@ -66,10 +66,6 @@ class Scope:
     resource: Resource
     namespace: str = ""  # empty: all
     fields: str = ""  # a field selector
-
-
-class _Expired(Exception):  # noqa: N818 - it says what happened
-    """The server no longer knows what was at our version."""
 
 
 class Reflector:
@@ -140,10 +136,6 @@ class Reflector:
                 await self._watch()
             else:
                 await self._list()
-        except _Expired as expired:
-            log.info("kubernetes.relist", resource=str(self._scope.resource), reason=str(expired))
-            self._version = ""
-            await asyncio.sleep(self._backoff.failed())
         except Refused as refused:
             await self._refused(refused)
         except Unreachable as error:
@@ -154,8 +146,10 @@ class Reflector:
 
     async def _refused(self, refused: Refused) -> None:
         if refused.status == 410:
+            log.info("kubernetes.relist", resource=str(self._scope.resource), reason=str(refused))
+            if not self._version:
+                self._in_pages = False  # the list took longer than the server remembers: the next one in one piece
             self._version = ""
-            self._in_pages = False  # the list took longer than the server remembers: the next one in one piece
             await asyncio.sleep(self._backoff.failed())
         elif refused.status == 404 and self._is_optional and self.is_served:
             self._version = ""
@@ -247,12 +241,12 @@ class Reflector:
     async def _events(self, blocks: AsyncIterator[bytes], keys: set[Key] | None) -> None:
         """Hand on what a watch says. `keys` gathers what there is until the server says that this is all."""
         async for block in blocks:
-            if self._interrupt.is_set():
-                return
             for line in block.splitlines():
+                if self._interrupt.is_set():
+                    return
                 event = read_event(line)
                 if event.type == "ERROR":
-                    raise _error(event.object)
+                    raise _read_status(event.object).as_error()
                 if event.type != "BOOKMARK":
                     self._take(event.type, event.object, keys)
                     continue
@@ -284,8 +278,3 @@ class Reflector:
     def _request(self, verb: str, query: dict[str, str]) -> Request:
         selector = {"fieldSelector": self._scope.fields} if self._scope.fields else {}
         return Request(verb, self._scope.resource, self._scope.namespace, query=query | selector)
-
-
-def _error(raw: msgspec.Raw) -> Exception:
-    status = _read_status(raw)
-    return _Expired(status.message) if status.code == 410 else status.as_error()

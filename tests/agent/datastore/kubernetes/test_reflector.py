@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -40,9 +41,11 @@ class Told:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.again_s: float | None = None
+        self.on_put: Callable[[], None] = lambda: None
 
     def put(self, item: Item) -> None:
         self.log.append(f"+{item.key.name}")
+        self.on_put()
 
     def delete(self, key: Key) -> None:
         self.log.append(f"-{key.name}")
@@ -73,11 +76,16 @@ class World:
         self.told = Told()
         self.access = FixedAccess(server.url)
         self.client = Client(cast("Access", self.access))
+        self.chances = 0
         self.reflector = self.make()
 
     def make(self, *, is_optional: bool = False) -> Reflector:
         scope = Scope(resource_of(KINDS["Node"]))
-        return Reflector(self.client, scope, reader_of("Node"), self.told, is_optional=is_optional, chance=lambda: 0.0)
+        return Reflector(self.client, scope, reader_of("Node"), self.told, is_optional=is_optional, chance=self._chance)
+
+    def _chance(self) -> float:
+        self.chances += 1
+        return 0.0
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -255,11 +263,19 @@ async def test_a_server_that_says_nothing_is_taken_for_dead(world: World, monkey
 
 
 async def test_a_server_that_hangs_up_at_once_is_not_hammered(world: World) -> None:
-    world.server.script = [streams(ALL), *(streams(ends="ends") for _ in range(100))]
-    world.reflector.relist()
+    world.server.script = [streams(ALL, ends="ends"), *(streams(ends="ends") for _ in range(5))]
     async with world.running():
-        await world.until(lambda: len(world.server.asked) >= 1)
-        world.server.script = [streams(ends="ends") for _ in range(100)]
+        await world.until(lambda: len(world.server.asked) == 7)
+    # One for how long to watch, one for how long to wait before it is tried again.
+    assert world.chances >= 2 * 6
+
+
+async def test_what_was_under_way_when_it_is_to_list_again_is_not_told(world: World) -> None:
+    def once() -> None:
+        world.told.on_put = lambda: None
         world.reflector.relist()
-        await asyncio.sleep(1.0)  # how often it asks in a second is what this is about
-    assert len(world.server.asked) < 12
+
+    world.told.on_put = once
+    together = "".join(json.dumps(each) + "\n" for each in (added(node("a", 1)), ALL))
+    world.server.script = [streams(together), streams(added(node("b", 1)), ALL)]
+    await follow(world, "+a", "+b", "=b")

@@ -105,3 +105,9 @@ def test_one_that_is_bad_and_then_deleted_takes_its_good_version_along(heard: He
     source.delete(Key("BGPNodeProfile", "", "a"))
     assert heard.log == ["+a", "-a"]
     assert heard.words == []
+
+
+def test_one_that_is_bad_and_missing_in_a_list_is_complained_of_no_more(heard: Heard, source: Source) -> None:
+    source.put(bad("a"))
+    source.listed(set())
+    assert heard.words == []
