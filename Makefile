@@ -23,7 +23,7 @@ test: setup ## every test this machine can run without a Kubernetes API server o
 
 test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@scripts/cni build || true # without it the tests are skipped, and say so
-	@$(BIN)/python -m pytest -m containerd
+	@$(BIN)/python -m pytest -m containerd tests/containerd
 
 test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
 	@scripts/kubernetes-assets >/dev/null
