@@ -55,6 +55,9 @@ SHOWN: Mapping[str, Shown] = {
             Column("Pod CIDRs", ".spec.podCIDRs"),
             Column("Service CIDRs", ".spec.serviceCIDRs"),
             Column("Node Routes", ".spec.nodeRoutes"),
+            Column("Encapsulation", ".spec.encapsulation.mode"),
+            Column("Outgoing NAT", ".spec.outgoingNAT.enabled", "boolean"),
+            Column("MTU", ".spec.mtu", always=False),
         ),
     ),
     "BGPConfiguration": Shown(
@@ -96,6 +99,7 @@ SHOWN: Mapping[str, Shown] = {
             Column("Established", ".status.establishedSessions", "integer"),
             Column("Sessions", ".status.wantedSessions", "integer"),
             Column("Routes", ".status.routes.installed", "integer"),
+            Column("Drain", ".status.drain.state"),
             Column("Message", f"{READY}.message"),
             Column("Reason", f"{READY}.reason", always=False),
             Column("Refused Routes", ".status.routes.refused", "integer", always=False),
