@@ -135,6 +135,7 @@ class World(PodNode):
     def connected(self, family: Family, client: int, destination: str) -> tuple[socket.socket, socket.socket]:
         """Return both ends of a TCP connection from a pod to the outside: ours and theirs."""
         with closing(self.open(self.outside, family, socket.SOCK_STREAM)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((destination, PORT))
             listener.listen()
             ours = self.open(self.pods[client], family, socket.SOCK_STREAM)
