@@ -1,8 +1,8 @@
 """The MTU of pods that run already: both ends of their links, the host's here and the pod's in its own namespace.
 
 An end that takes less than the other sends drops what is too large without a word, so the order matters: the pod's
-end first when it is to be lowered, the host's first when it is to be raised. A pod's end that somebody has set to
-less than the host's was meant to be so, and is never raised.
+end first when it is to be lowered, the host's first when it is to be raised, and where the pod's end cannot be changed
+the host's stays, too. A pod's end that somebody has set to less than the host's was meant to be so: neither is raised.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from felix.devices import Device, Devices, parse
@@ -48,10 +48,10 @@ async def correct(pod_links: Iterable[Device], mtu: int) -> Correction:
     """Give the links of running pods an MTU. `pod_links` are the hosts' ends. What fails is a value."""
     with contextlib.closing(Devices()) as devices:
         pairs = [_Pair(host, devices.other_end(host)) for host in pod_links]
-    wrong = [pair for pair in pairs if _is_wrong(pair, mtu)]
+    wrong = [pair for pair in pairs if pair.pod and (pair.host.mtu, pair.pod.mtu) != _wanted(pair, pair.pod, mtu)]
     if not wrong:
         return Correction(0, ())
-    numbers = {pair.host.peer_namespace for pair in wrong if pair.pod and _is_pod_end_wrong(pair, mtu)} - {None}
+    numbers = {pair.host.peer_namespace for pair in wrong} - {None}
     files, _ = await asyncio.to_thread(open_namespaces, [number for number in numbers if number is not None])
     try:
         with contextlib.closing(NetlinkSocket()) as netlink:
@@ -64,35 +64,34 @@ async def correct(pod_links: Iterable[Device], mtu: int) -> Correction:
     )
 
 
-def _is_wrong(pair: _Pair, mtu: int) -> bool:
-    return pair.host.mtu != mtu or _is_pod_end_wrong(pair, mtu)
-
-
-def _is_pod_end_wrong(pair: _Pair, mtu: int) -> bool:
-    if pair.pod is None:
-        return False
-    is_own_choice = pair.pod.mtu < min(mtu, pair.host.mtu)
-    return pair.pod.mtu != mtu and not is_own_choice
+def _wanted(pair: _Pair, pod: Device, mtu: int) -> tuple[int, int]:
+    """Return the MTU that the host's end and the pod's should have."""
+    if pod.mtu < min(mtu, pair.host.mtu):  # somebody's own choice; a larger one at the host would lose packets
+        return min(mtu, pair.host.mtu), pod.mtu
+    return mtu, mtu
 
 
 async def _correct(
     netlink: NetlinkSocket, files: dict[int, int], pair: _Pair, mtu: int
 ) -> tuple[int, Uncorrected | None]:
+    """Change one pair, or nothing of it; return how many ends were changed, or why it could not be."""
     host, pod = pair
-    steps: Sequence[str] = ("pod", "host") if pod is not None and pod.mtu > mtu else ("host", "pod")
-    changed = 0
-    for step in steps:
-        try:
-            if step == "host" and host.mtu != mtu:
-                await _set(netlink, host.interface, mtu)
-                changed += 1
-            elif step == "pod" and pod is not None and _is_pod_end_wrong(pair, mtu):
-                await _set_inside(files, pair, mtu)
-                changed += 1
-        except OSError as error:
-            larger = max(host.mtu, pod.mtu if pod else 0)
-            return changed, Uncorrected(host.name, larger, error.strerror or str(error))
-    return changed, None
+    if pod is None:
+        return 0, None
+    at_host, in_pod = _wanted(pair, pod, mtu)
+    try:
+        if at_host > host.mtu:
+            await _set(netlink, host.interface, at_host)
+        if in_pod != pod.mtu:
+            await _set_inside(files, pair, in_pod)
+        if at_host < host.mtu:
+            await _set(netlink, host.interface, at_host)
+    except OSError as error:
+        if at_host > host.mtu:
+            with contextlib.suppress(OSError):
+                await _set(netlink, host.interface, host.mtu)
+        return 0, Uncorrected(host.name, max(host.mtu, pod.mtu), error.strerror or str(error))
+    return (at_host != host.mtu) + (in_pod != pod.mtu), None
 
 
 async def _set_inside(files: dict[int, int], pair: _Pair, mtu: int) -> None:

@@ -74,7 +74,7 @@ async def test_it_is_raised_as_it_is_lowered(world: World) -> None:
 async def test_what_somebody_set_lower_inside_a_pod_stays_as_long_as_it_fits(world: World) -> None:
     run("ip", "-n", world.pods[0], "link", "set", "eth0", "mtu", "1420")
     await correct(await pod_links(), 9000)
-    assert ends(world, 0) == (9000, 1420)
+    assert ends(world, 0) == (1500, 1420), "a larger one at the host would lose what the pod does not take"
     assert ends(world, 1) == (9000, 9000)
     await correct(await pod_links(), 1400)
     assert ends(world, 0) == (1400, 1400)
@@ -130,6 +130,10 @@ async def test_a_pod_that_nobody_can_enter_is_said_and_the_others_are_corrected(
     assert "/run/netns" in failure.reason
     assert ends(world, 1) == (1500, 1500), "the host's end alone would cut the pod's larger packets off"
     assert ends(world, 2) == (1400, 1400)
+    (failure,) = (await correct(await pod_links(), 9000)).failed
+    assert failure.link == "h1"
+    assert ends(world, 1) == (1500, 1500), "the host's end alone would send what the pod does not take"
+    assert ends(world, 2) == (9000, 9000)
 
 
 @pytest.mark.usefixtures("world")
