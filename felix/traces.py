@@ -21,6 +21,7 @@ from felix.nexthops import GROUP_IDS, HOP_IDS, KernelNextHop
 from felix.nfnetlink import NETLINK_NETFILTER, NfFamily, Subsystem, name, request
 from felix.nft.batch import BatchSocket
 from felix.nft.elements import Request
+from felix.nft.kerneltable import STAGE
 from felix.nft.table import TABLE
 from felix.podinterfaces import LinkGroups
 from felix.protocol import protocol_name
@@ -66,17 +67,16 @@ class Traces:
 
     routes: tuple[KernelRoute, ...]
     nexthops: tuple[KernelNextHop, ...]  # groups first
-    has_table: bool
+    tables: tuple[str, ...]
     devices: tuple[Device, ...]
     pod_links: tuple[Device, ...]
 
     def list(self) -> list[Trace]:
         """Return it for people, in the order it is removed in."""
-        table = [Trace("table", f"inet {TABLE}")] if self.has_table else []
         return [
             *map(_of_route, self.routes),
             *map(_of_nexthop, self.nexthops),
-            *table,
+            *map(_of_table, self.tables),
             *map(_of_device, self.devices),
             *map(_of_pod_link, self.pod_links),
         ]
@@ -89,7 +89,7 @@ async def find(pod_group: int) -> Traces:
     return Traces(
         routes=tuple([route for family in Family for route in await _routes(family)]),
         nexthops=tuple(await _nexthops()),
-        has_table=_has_table(),
+        tables=tuple(filter(_has_table, (TABLE, STAGE))),
         devices=tuple(each for each in every if each.kind in kinds and each.alias.startswith(ALIAS)),
         pod_links=tuple(each for each in every if each.group == pod_group),
     )
@@ -102,8 +102,8 @@ async def remove(traces: Traces) -> list[Remainder]:
         left += await _write(netlink, traces.routes, _delete_route, _of_route)
         left += await _write(netlink, traces.nexthops, _delete_nexthop, _of_nexthop)
         left += await _write(netlink, traces.devices, _delete_device, _of_device)
-    if traces.has_table:
-        left += _remove_table()
+    for table in traces.tables:
+        left += _remove_table(table)
     with contextlib.closing(LinkGroups()) as groups:
         for link in traces.pod_links:
             try:
@@ -173,10 +173,10 @@ def _of_nexthop(row: KernelNextHop) -> Trace:
 # The table
 
 
-def _has_table() -> bool:
+def _has_table(table: str) -> bool:
     with contextlib.closing(NetlinkSocket(NETLINK_NETFILTER)) as netlink:
         try:
-            netlink.ask(request(Subsystem.NFTABLES, _GETTABLE, 0, NfFamily.INET, name(_TABLE_NAME, TABLE)))
+            netlink.ask(request(Subsystem.NFTABLES, _GETTABLE, 0, NfFamily.INET, name(_TABLE_NAME, table)))
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP}:  # no such table, or no tables at all
                 return False
@@ -184,11 +184,15 @@ def _has_table() -> bool:
     return True
 
 
-def _remove_table() -> list[Remainder]:
+def _remove_table(table: str) -> list[Remainder]:
     with contextlib.closing(BatchSocket()) as batch:
-        wanted = request(Subsystem.NFTABLES, _DELTABLE, 0, NfFamily.INET, name(_TABLE_NAME, TABLE))
+        wanted = request(Subsystem.NFTABLES, _DELTABLE, 0, NfFamily.INET, name(_TABLE_NAME, table))
         refusals = batch.write([Request(wanted, "")])
-    return [Remainder(Trace("table", f"inet {TABLE}"), refusal.message) for refusal in refusals]
+    return [Remainder(_of_table(table), refusal.message) for refusal in refusals]
+
+
+def _of_table(table: str) -> Trace:
+    return Trace("table", f"inet {table}")
 
 
 # Links

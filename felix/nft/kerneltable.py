@@ -24,9 +24,9 @@ from felix.nft.table import TABLE, Batch, Definition, Refusal, SetShape, Structu
 
 _T = TypeVar("_T")
 
-_STAGE: Final = f"{TABLE}_rehearsal"
+STAGE: Final = f"{TABLE}_rehearsal"
 _ASLEEP: Final = "flags dormant;"  # to be said each time: a table that is named without it wakes up
-_GONE: Final = (f"table inet {_STAGE} {{ {_ASLEEP} }}", f"delete table inet {_STAGE}")  # whether it was there or not
+_GONE: Final = (f"table inet {STAGE} {{ {_ASLEEP} }}", f"delete table inet {STAGE}")  # whether it was there or not
 
 
 class KernelRuleTable:
@@ -70,7 +70,7 @@ class KernelRuleTable:
         """
         try:
             refusals = await self._in_worker(lambda: _rehearse(self._context, definition))
-            found = None if refusals else await read_structure(self._reader, _STAGE)
+            found = None if refusals else await read_structure(self._reader, STAGE)
         finally:
             await self._in_worker(lambda: self._context.run("\n".join(_GONE)))
         return refusals or (replace(found, flags=0) if found else Structure({}, {}))
@@ -93,7 +93,7 @@ def _define(context: Context, definition: Definition) -> list[Refusal]:
 
 
 def _rehearse(context: Context, definition: Definition) -> list[Refusal]:
-    return _run(context, [*((line, "") for line in _GONE), *_lines(definition, _STAGE, _ASLEEP)])
+    return _run(context, [*((line, "") for line in _GONE), *_lines(definition, STAGE, _ASLEEP)])
 
 
 def _run(context: Context, lines: Sequence[tuple[str, str]]) -> list[Refusal]:
