@@ -123,15 +123,19 @@ class OutgoingNat:
 
     def refresh(self) -> None:
         """Have the table say what objects and routes ask for. Before all objects are read, it is left as it is."""
-        if not self._around.is_synced or self._around.own is None:
+        wanted = self._plan()
+        if wanted is None:
             return
-        said = self._around.network
-        learned = self._destinations() if said.outgoing_nat.exempt_learned else ()
-        wanted = masquerade_of(self._around, learned, self._tunnelled())
         if wanted != self.wanted:
             self.wanted, self._content = wanted, masquerade.render(wanted)
         self._policy.contribute(NAT, self._content)
-        self._policy.contribute(GUARD, serviceguard.render(said.service_cidrs))
+        self._policy.contribute(GUARD, serviceguard.render(self._around.network.service_cidrs))
+
+    def _plan(self) -> Masquerade | None:
+        if not self._around.is_synced or self._around.own is None:
+            return None
+        learned = self._destinations() if self._around.network.outgoing_nat.exempt_learned else ()
+        return masquerade_of(self._around, learned, self._tunnelled())
 
     def pods_changed(self) -> None:
         """Say that pods or namespaces are others than they were: of many nodes, all else need not be looked at."""
@@ -153,5 +157,8 @@ class OutgoingNat:
             await asyncio.sleep(GATHERING_S)
             self._wake.clear()
             began = time.monotonic()
+            wanted = self._plan()
+            if wanted is not None and wanted != self.wanted:
+                await asyncio.to_thread(masquerade.render, wanted)  # of many routes: `refresh` finds the sets made
             self.refresh()
             await asyncio.sleep(REST * (time.monotonic() - began))

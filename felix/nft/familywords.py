@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from felix.nft.elements import PLAIN, Interval
@@ -20,8 +20,12 @@ def digit(family: Family) -> int:
     return 4 if family is Family.IPV4 else 6
 
 
-def prefix_set(prefixes: Iterable[Prefix], family: Family) -> SetContent:
-    """Return an interval set of the prefixes of one family, which may overlap and touch."""
+@lru_cache(maxsize=32)
+def prefix_set(prefixes: tuple[Prefix, ...], family: Family) -> SetContent:
+    """Return an interval set of the prefixes of one family, which may overlap and touch.
+
+    There may be ten thousands of them, of which nothing has changed since the last time: so it is remembered.
+    """
     intervals = normalise(_interval(prefix) for prefix in prefixes if prefix.family is family)
     size = family.bits // 8
     packed = (Interval(first.to_bytes(size), last.to_bytes(size)) for first, last in intervals)

@@ -8,7 +8,6 @@ not do: the node's own connections to services look for a route before they are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from felix.nft.enforcement import Content
@@ -20,7 +19,7 @@ PRIORITY: Final = 10
 """Behind kube-proxy's filter chains, which tell a service without endpoints from one that does not exist."""
 
 
-def render(services: Sequence[Prefix]) -> Content:
+def render(services: tuple[Prefix, ...]) -> Content:
     """Return the chain and sets that refuse what nobody translated; nothing where no service CIDR is known."""
     families = [family for family in Family if any(prefix.family is family for prefix in services)]
     if not families:
