@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from socket import if_indextoname
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ from felix.flow import Flow, FlowLookup
 from felix.netlink import NetlinkSocket
 from inet.prefix import Family
 
+_IPV6_SETTINGS: Final = Path("/proc/sys/net/ipv6/conf")
 _ADVERTISED: Final = 9  # RTPROT_RA
 _ANYWHERE: Final = (bytes((192, 0, 2, 1)), bytes.fromhex("20010db8" + "00" * 11 + "01"))
 """Addresses that nobody has a route to but the default one (RFC 5737, RFC 3849)."""
@@ -35,7 +37,7 @@ class Uplink(NamedTuple):
 def named(devices: Iterable[Device], patterns: Collection[str]) -> list[Uplink]:
     """Return the links, up, whose name matches a pattern."""
     return [
-        Uplink(each.interface, each.name, each.mtu)
+        Uplink(each.interface, each.name, _takes(each))
         for each in devices
         if each.is_up and any(fnmatchcase(each.name, pattern) for pattern in patterns)
     ]
@@ -54,11 +56,19 @@ def routed(devices: Iterable[Device], destinations: Sequence[bytes]) -> list[Upl
                 route = lookup.route(Flow(destination))
                 for way in route.ways:
                     if (device := by_index.get(way.interface)) is not None and not device.is_loopback:
-                        mtu = min(device.mtu, route.mtu) if route.mtu else device.mtu
+                        mtu = min(_takes(device), route.mtu or device.mtu)
                         smallest[way.interface] = min(mtu, smallest.get(way.interface, mtu))
             if smallest:
                 break
     return [Uplink(index, by_index[index].name, mtu) for index, mtu in sorted(smallest.items())]
+
+
+def _takes(device: Device) -> int:
+    """Return what a link takes: a router may have advertised less for IPv6 than it could (RFC 4861 section 4.6.4)."""
+    try:
+        return min(device.mtu, int((_IPV6_SETTINGS / device.name / "mtu").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # a link without IPv6
+        return device.mtu
 
 
 def advertised() -> set[str]:

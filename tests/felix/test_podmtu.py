@@ -153,6 +153,18 @@ async def test_uplinks_are_those_on_the_way_to_the_other_nodes(family: Family) -
 
 
 @pytest.mark.usefixtures("world")
+async def test_less_that_a_router_has_advertised_for_ipv6_counts() -> None:
+    put("ipv6/conf/u0/mtu", "1420")
+    every = await devices.devices()
+    assert [(each.name, each.mtu) for each in named(every, ["u*"])] == [("u0", 1420), ("u1", 1500)]
+    assert [(each.name, each.mtu) for each in routed(every, [])] == [("u0", 1420)]
+
+
+def put(path: str, value: str) -> None:
+    Path("/proc/sys/net", path).write_text(value, encoding="ascii")
+
+
+@pytest.mark.usefixtures("world")
 async def test_uplinks_can_be_told_by_their_names() -> None:
     found = named(await devices.devices(), ["u*"])
     assert [(each.name, each.mtu) for each in found] == [("u0", 1500), ("u1", 1500)]
