@@ -18,6 +18,8 @@ from tests.agent.objects import (
     test_label_selector,
     test_model,
     test_network_configuration,
+    test_scalars,
+    test_session_settings,
 )
 from tests.kubernetes.cluster import ApiError, Cluster
 
@@ -33,6 +35,17 @@ REFUSED = {
     test_network_configuration: test_network_configuration.HEAD + "spec: %s",
 }
 """Where the models' tests list what is refused, and the manifest each entry stands in."""
+
+
+PEER = "apiVersion: tortie.dev/v1alpha1\nkind: BGPPeer\nmetadata: {name: a}\nspec: "
+CONFIGURATION = "apiVersion: tortie.dev/v1alpha1\nkind: BGPConfiguration\nmetadata: {name: default}\n"
+PROFILE = "apiVersion: tortie.dev/v1alpha1\nkind: BGPNodeProfile\nmetadata: {name: a}\nspec: "
+
+PARTS = {
+    test_session_settings.test_timers_that_cannot_work_are_refused: '{"timers": %s}',
+    test_session_settings.test_ranges_that_hold_nothing_are_refused: '{"import": {"accept": [%s]}}',
+}
+"""Tests of parts of a BGPConfiguration, and where the part stands in its spec."""
 
 
 class Case(NamedTuple):
@@ -52,6 +65,14 @@ def refused_by_the_models() -> Iterator[Case]:
                         yield Case(manifest % ("null" if content is None else content), said)
 
 
+def refused_parts() -> Iterator[Case]:
+    for test, spec in PARTS.items():
+        for content, said in test.pytestmark[0].args[1]:
+            yield Case(CONFIGURATION + f"spec: {spec % json.dumps(content)}", said)
+    for address, said in test_scalars.test_what_no_session_can_use_is_no_address.pytestmark[0].args[1]:
+        yield Case(PEER + json.dumps({"peer": {"address": address}, "peerASN": 65100}), said)
+
+
 def ask(cluster: Cluster, manifest: str | dict[str, Any], kind: Kind) -> dict[str, Any]:
     """Have the server judge an object as `kubectl apply` would, without storing it."""
     path = f"/apis/{kind.group_version}/{kind.plural}?dryRun=All&fieldValidation=Strict"
@@ -59,7 +80,7 @@ def ask(cluster: Cluster, manifest: str | dict[str, Any], kind: Kind) -> dict[st
     return cluster.request("POST", path, json.loads(json.dumps(content, default=str)))
 
 
-@pytest.mark.parametrize("case", list(refused_by_the_models()), ids=lambda case: case.said[:60])
+@pytest.mark.parametrize("case", [*refused_by_the_models(), *refused_parts()], ids=lambda case: case.said[:60])
 def test_what_the_models_refuse_the_server_refuses(cluster: Cluster, case: Case) -> None:
     kind = KINDS[yaml.safe_load(case.text)["kind"]]
 
@@ -76,11 +97,6 @@ def test_there_is_something_to_refuse() -> None:
 def test_the_examples_are_taken(cluster: Cluster, kind: Kind) -> None:
     for document in yaml.safe_load_all((EXAMPLES / f"{kind.name}.yaml").read_text()):
         ask(cluster, document, kind)
-
-
-PEER = "apiVersion: tortie.dev/v1alpha1\nkind: BGPPeer\nmetadata: {name: a}\nspec: "
-CONFIGURATION = "apiVersion: tortie.dev/v1alpha1\nkind: BGPConfiguration\nmetadata: {name: default}\n"
-PROFILE = "apiVersion: tortie.dev/v1alpha1\nkind: BGPNodeProfile\nmetadata: {name: a}\nspec: "
 
 
 @pytest.mark.parametrize(
