@@ -41,7 +41,7 @@ async def nft_events(lab: Lab, node: str) -> AsyncIterator[list[str]]:
                     while not seen:
                         said = (await process.stdout.readline()).decode()
                         seen = f"mark_{mark}" in said
-                        lines += [said] if "inet tortie" in said else []
+                        lines += [said] if said.split()[2:4] == ["inet", "tortie"] or " inet tortie " in said else []
     process.terminate()
     await process.communicate()
 

@@ -98,6 +98,16 @@ class PodNode:
         """Run `ip` in a pod, or on the node itself."""
         _run("ip", "-n", self.name if i is None else self.pods[i], *command.split())
 
+    def show(self, command: str) -> str:
+        """Return what `ip` says on the node."""
+        return subprocess.run(
+            ["ip", "-n", self.name, *command.split()], capture_output=True, text=True, check=True
+        ).stdout
+
+    def nft(self, command: str) -> None:
+        """Run `nft` on the node."""
+        _run("ip", "netns", "exec", self.name, "nft", command)
+
     def packed(self, family: Family, i: int) -> bytes:
         return ip_address(self.address(family, i)).packed
 
