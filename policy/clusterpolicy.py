@@ -112,7 +112,7 @@ def decode_cluster_network_policy(raw: Mapping[str, Any]) -> Policy:
     spec = expect_object(raw.get("spec"), "spec", errors)
     errors += check_known(spec, _SPEC_FIELDS, "spec")
     tier = spec.get("tier")
-    if tier not in _TIERS:
+    if not isinstance(tier, str) or tier not in _TIERS:
         errors.append(unsupported("spec.tier", tier, _TIERS) if tier else required("spec.tier"))
     priority = spec.get("priority")
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= MOST_PRIORITY:
@@ -157,7 +157,7 @@ def _decode_rule(raw: object, path: str, peers_field: str, reader: _Reader) -> P
     if len(name) > RULE_NAME_LENGTH:
         reader.errors.append(invalid(f"{path}.name", name, f"must be no more than {RULE_NAME_LENGTH} characters"))
     action = rule.get("action")
-    if action not in {str(each) for each in Action}:
+    if not isinstance(action, str) or action not in {str(each) for each in Action}:
         complaint = unsupported(f"{path}.action", action, Action) if action else required(f"{path}.action")
         reader.errors.append(complaint)
         action = Action.DENY

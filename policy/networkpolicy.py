@@ -109,7 +109,7 @@ def _decode_port(raw: object, path: str, errors: list[FieldError]) -> PortMatch:
     protocol = item.get("protocol")
     if protocol is None:
         protocol = "TCP"
-    if protocol not in PROTOCOLS:
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         errors.append(unsupported(f"{path}.protocol", protocol, PROTOCOLS))
         protocol = "TCP"
     number = PROTOCOLS[protocol]
