@@ -32,7 +32,7 @@ from agent.policy_flows import denied, doubtful
 from agent.policy_kernel import PolicyKernel
 from agent.policy_leftovers import Leftovers
 from agent.policy_quarantine import Quarantine
-from agent.policy_table import change_of, content_of
+from agent.policy_table import change_of, content_of, names_in
 from felix.nft.enforcement import Change, Content, Enforcement
 from felix.nft.parts import Parts, merged
 from felix.nft.table import Refusal
@@ -343,7 +343,7 @@ class NodePolicy:
         is_due = self._retry_at is None or now >= self._retry_at
         if self._needs_sync and (is_due or delta):
             if await self._may_begin(kernel):
-                await self._sync(keeper)
+                await self._sync(keeper, names_in(change_of(delta)) | names_in(beside or Change()))
         elif not self._needs_sync:
             await self._change_parts(keeper, beside or Change())
             await self._change(keeper, delta)
@@ -394,8 +394,8 @@ class NodePolicy:
         self._quarantine.succeeded()
         self._doubt(doubtful(self.engine.ruleset, delta))
 
-    async def _sync(self, keeper: Enforcement) -> None:
-        """Have the kernel hold the whole of it, whatever it holds now."""
+    async def _sync(self, keeper: Enforcement, pending: Collection[str]) -> None:
+        """Have the kernel hold the whole of it, whatever it holds now; `pending` chains and sets have changed here."""
         self._needs_sync = False
         beside, is_wanted = self._parts.content, self._is_wanted
         content = merged((content_of(self.engine.ruleset), beside)) if is_wanted else beside
@@ -405,9 +405,10 @@ class NodePolicy:
         except OSError as error:
             self._fail(error.strerror or str(error))
             return
-        if report.differences and not self._expects_difference:
+        harm = [str(each) for each in report.differences if each.subject.rpartition(" ")[2] not in pending]
+        if harm and not self._expects_difference:
             self.repaired += 1
-            log.warning("policy.repaired", differences=[str(each) for each in report.differences[:5]])
+            log.warning("policy.repaired", differences=harm[:5])
         if report.refusals:
             self._expects_difference = True
             self._refused(report.refusals)

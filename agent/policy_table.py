@@ -37,6 +37,12 @@ def change_of(delta: Delta) -> Change:
     )
 
 
+def names_in(change: Change) -> set[str]:
+    """Return the chains and sets that a change is about."""
+    elements = (each.set for each in change.elements)
+    return {*change.chains, *change.sets, *elements, *change.chains_removed, *change.sets_removed}
+
+
 def _chain(chain: Chain) -> str:
     return "\n".join(nft.chain_lines(chain))
 

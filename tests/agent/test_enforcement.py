@@ -140,6 +140,18 @@ async def test_a_change_made_unheard_is_found_by_the_audit(world: PolicyWorld) -
     assert world.policy.repaired == 1
 
 
+async def test_a_change_of_ours_that_an_audit_writes_is_no_repair_and_harm_beside_it_is(world: PolicyWorld) -> None:
+    await world.tell(*world.base(), world.pod("a", 2, app="a"), world.allow("p", {"app": "a"}, {"app": "b"}))
+    world.time += 301
+    await world.tell(world.pod("b", 3, app="b"), world.allow("p", {"app": "a"}, {"app": "b"}, {"app": "c"}))
+    assert world.verdict("to", 3) is not None
+    assert world.policy.repaired == 0
+    world.time += 301
+    world.kernel.table.flush()
+    await world.tell(world.pod("b", 3, app="c"))
+    assert world.policy.repaired == 1
+
+
 async def test_a_refused_change_leaves_the_old_rules_and_is_tried_again(world: PolicyWorld) -> None:
     await world.tell(*world.base(), world.pod("a", 2))
     world.kernel.table.fail_next("no memory", times=2)
