@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -315,3 +317,36 @@ def test_an_object_that_is_not_in_force_gets_an_event(node: AgentNode) -> None:
         until(lambda: conditions(written(node)).get("ObjectsAccepted", {}).get("status") == "False", "the condition")
     finally:
         node.cluster.delete(PEER_PROFILE, rival)
+
+
+def test_a_policy_applied_with_kubectl_is_in_the_kernel_of_the_pods_node(node: AgentNode) -> None:
+    ours, theirs = running("ours", "n1", "10.42.9.5"), running("theirs", "n2", "10.42.8.5")
+    node.cluster.apply(node.manifest(), ours, theirs)
+    node.start()
+    node.until(lambda status: status.ready, "ready")
+    assert "10.42.8.5" not in node.table()
+
+    from_web = {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
+    said = RESTRICTED | {"spec": {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [from_web]}}
+    node.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(said))
+    until(lambda: "10.42.8.5" in node.table(), node.table)  # as one who is let in
+    until(lambda: judged("10.42.9.5", node.table()), node.table)
+    assert not judged("10.42.8.5", node.table())
+
+    node.cluster.delete(theirs)
+    until(lambda: "10.42.8.5" not in node.table(), node.table)
+
+
+def judged(address: str, table: str) -> bool:
+    """Whether a map says what becomes of traffic of an address."""
+    return re.search(rf'{re.escape(address)} (comment "[^"]*" )?: ', table) is not None
+
+
+def running(name: str, node: str, address: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": "web"}},
+        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "none"}]},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    }
