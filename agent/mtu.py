@@ -107,6 +107,8 @@ class PodMtu:
         """Say which links are tunnels of ours in use: they are no uplinks, and segments that leave by them are cut."""
         if names != self._tunnels:
             self._tunnels = names
+            if self._mtu is not None:  # at once: after a restart the table is about to be compared
+                self._policy.contribute(OWNER, clamp.render(self._clamped(self._mtu)))
             self.wake()
 
     @property

@@ -164,8 +164,7 @@ async def test_segments_are_clamped_in_tunnels_and_where_pods_are_too_large(worl
     await world.look()
     assert await world.clamped() == set()
     world.mtu.set_tunnels(frozenset({"tortie-vxlan"}))
-    await world.look()
-    assert await world.clamped() == {"tortie-vxlan"}
+    assert await world.clamped() == {"tortie-vxlan"}, "at once"
     world.kernel.failed = (Uncorrected("veth1", 9000, "no such namespace"),)
     await world.look()
     assert await world.clamped() == {"tortie-vxlan", "eth0"}
