@@ -51,6 +51,9 @@ DECISIONS_AT_A_TIME: Final = 2000
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
 """Pauses between attempts to write what the kernel refused."""
 
+SETTLING_S: Final = 0.05
+"""How long news of links that no route of ours uses may gather: a pod that comes or goes makes a dozen of them."""
+
 RESYNC_INTERVAL_S: Final = 300.0
 """How often everything of ours is read back from the kernel, whatever events say."""
 
@@ -114,7 +117,7 @@ class Routing:
         self._failures = 0
         self._retry_at: float | None = None
         self._resync_at = now() + RESYNC_INTERVAL_S
-        self._kernel_changed = False
+        self._look_at: float | None = None  # when links and foreign routes are to be looked at again
         self._tunnels_changed = False
         self._carrier_changed = False
 
@@ -175,7 +178,7 @@ class Routing:
 
     def look_again(self) -> None:
         """Have links and tunnels looked at again."""
-        self._kernel_changed = True
+        self._kernel_changed()
         self.wake()
 
     def confirm_full_list(self) -> None:
@@ -280,7 +283,7 @@ class Routing:
 
     def _next_deadline(self) -> float:
         held = self.fib.guard.held
-        deadlines = [self._resync_at, self._retry_at, held.until if held else None]
+        deadlines = [self._resync_at, self._retry_at, self._look_at, held.until if held else None]
         deadlines.append(self.deferral.next_deadline() if self.deferral else None)
         deadlines.append(self.drain.next_deadline(self._now()))
         deadlines += [self.carrier.next_deadline, self._node_paths.next_deadline]
@@ -298,7 +301,7 @@ class Routing:
         if self.drain.stage(now) is not self._announcer.stage:
             self.set_drain(self.drain.wishes)
         self._carrier_changed |= await self.carrier.tick()
-        if self._kernel_changed:
+        if self._look_at is not None and now >= self._look_at:
             await self._follow_kernel_changes()
         if self._carrier_changed:
             self._carrier_changed = False
@@ -490,19 +493,26 @@ class Routing:
             case OwnNextHopsChanged():
                 self.fib.next_hops_changed()
             case LinkChanged() | AddressChanged():
-                self.fib.link_changed(event.interface)
-                self._kernel_changed = True
-                self._tunnels_changed |= self.carrier.owns(event.interface)
-            case ForeignRouteChanged() | ForeignNextHopsChanged():
-                self._kernel_changed = True
+                is_tunnel = self.carrier.owns(event.interface)
+                self._tunnels_changed |= is_tunnel
+                self._kernel_changed(0.0 if self.fib.link_changed(event.interface) or is_tunnel else SETTLING_S)
+            case ForeignRouteChanged():
+                self._kernel_changed(SETTLING_S if event.destination.is_host else 0.0)
+            case ForeignNextHopsChanged():
+                self._kernel_changed()
             case Overflow():
                 log.warning("kernel.events_lost")
-                self._kernel_changed = True
+                self._kernel_changed()
                 self._resync_at = self._now()
+
+    def _kernel_changed(self, within_s: float = 0.0) -> None:
+        """Have links and foreign routes looked at again, now or in a moment."""
+        due = self._now() + within_s
+        self._look_at = due if self._look_at is None else min(self._look_at, due)
 
     async def _follow_kernel_changes(self) -> None:
         """Links, addresses or foreign routes changed: resolve again, and plan again if our own address is another."""
-        thorough, self._kernel_changed, self._tunnels_changed = self._tunnels_changed, False, False
+        thorough, self._look_at, self._tunnels_changed = self._tunnels_changed, None, False
         await self.carrier.mend(thorough=thorough)
         await self.forwarding.follow_kernel(self.rib)
         await self.carrier.follow_kernel()

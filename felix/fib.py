@@ -171,11 +171,16 @@ class Fib:
 
     # News of the kernel
 
-    def link_changed(self, interface: int) -> None:
-        """A link went up or down, or its addresses changed: groups may have lost hops, and may use others again."""
+    def link_changed(self, interface: int) -> bool:
+        """A link went up or down, or its addresses changed: groups may have lost hops, and may use others again.
+
+        Returns whether any group wants to use the link.
+        """
         self._groups.allow(interface)
-        if self._groups.uses(interface):
+        is_used = self._groups.uses(interface)
+        if is_used:
             self._look_up(_Due.GROUPS)
+        return is_used
 
     def next_hops_changed(self) -> None:
         """Someone else changed our nexthop objects."""

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from agent.carrier import Carrier
-from agent.routing import Routing
+from agent.routing import SETTLING_S, Routing
 from bgp.config import BgpConfig, Node, Peering
 from bgp.path import AsPath, Attributes, NextHopKey
 from bgp.speaker import EndOfRib, GracefulRestartOffer, SessionUp, Update
@@ -130,6 +130,9 @@ class World:
             for _ in range(20):  # turns of the loop: as many as it takes from a queue to a handler
                 await asyncio.sleep(0)
             await asyncio.wait_for(self.routing.settled(), 10)
+            if self.routing._look_at is not None:  # news of the kernel gathers for a moment
+                self.time += SETTLING_S
+                self.routing.wake()
 
     async def pass_time(self, seconds: float) -> None:
         self.time += seconds
