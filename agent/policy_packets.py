@@ -30,7 +30,7 @@ from policy.nftskeleton import POD_INTERFACE_GROUP
 from policy.objects import PROTOCOLS
 from policy.verdicts import Case, Cluster, Place, Probe, Result
 
-QUIET_S: Final = 0.4
+QUIET_S: Final = 0.8
 """Packets in one machine take microseconds: what has not come back so long after anything did, was dropped."""
 
 _AT_A_TIME: Final = 256  # probes: each has a socket

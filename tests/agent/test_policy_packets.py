@@ -85,6 +85,7 @@ def test_states_of_one_cluster_follow_each_other(tmp_path: Path) -> None:
     assert not list(Path("/run/netns").glob(f"tpk{os.getpid()}-*"))
 
 
+@pytest.mark.timeout(400)
 @EVERY_FAMILY
 @pytest.mark.parametrize("file", ["k8s-e2e-netpol.json", "recipes.json", "cnp-conformance-admin.json"])
 def test_the_public_suites_pass_with_packets(file: str, family: str) -> None:
