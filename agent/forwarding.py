@@ -7,15 +7,26 @@ convergence), and the per-prefix decisions follow and find nothing left to write
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from agent.carrier import Carrier
 from bgp.decision import Choice
 from bgp.path import NextHopKey, Path
+from bgp.peering import Complaint
 from bgp.rib import Failover, Rib
 from felix.fib import Fib
 from felix.resolver import Resolution
 from felix.route import NextHop, blackhole, unicast
 from inet.prefix import Prefix
+
+
+NOT_RESILIENT: Final = Complaint(
+    kind="BGPConfiguration",
+    name="default",
+    field="spec.resilientMultipath",
+    reason="this kernel has no resilient nexthop groups, which came with Linux 5.13",
+    consequence="Flows may change their path when another one comes.",
+)
 
 
 class Forwarding:

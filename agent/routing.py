@@ -19,7 +19,8 @@ import structlog
 from agent import metrics
 from agent.announcing import Announcer
 from agent.carrier import Carrier
-from agent.forwarding import Forwarding
+from agent.forwarding import NOT_RESILIENT, Forwarding
+from agent.local_addresses import LocalAddresses
 from agent.nodepaths import NodePathTeller
 from agent.peers import Peer
 from bgp.config import BgpConfig, Node, NodeRoutes
@@ -28,7 +29,7 @@ from bgp.drain import Drain, Wish
 from bgp.graceful_restart import Action, Retention
 from bgp.graceful_restart import Event as RestartEvent
 from bgp.path import PeerKey, Source
-from bgp.peering import Complaint, Plan, PlannedSession, plan
+from bgp.peering import Plan, PlannedSession, plan
 from bgp.rib import Rib
 from bgp.speaker import EndOfRib, Event, SessionDown, SessionUp, Speaker, SpeakerLost, Update
 from felix.fib import Fib
@@ -69,14 +70,6 @@ PATIENCE_S: Final = 120.0
 CONNECTION_COLLISION: Final = (6, 7)
 """The NOTIFICATION that ends one of two connections with a peer, the other being kept (RFC 4486 section 4)."""
 
-NOT_RESILIENT: Final = Complaint(
-    kind="BGPConfiguration",
-    name="default",
-    field="spec.resilientMultipath",
-    reason="this kernel has no resilient nexthop groups, which came with Linux 5.13",
-    consequence="Flows may change their path when another one comes.",
-)
-
 log = structlog.get_logger("routing")
 
 
@@ -110,7 +103,7 @@ class Routing:
         self._config = BgpConfig()
         self._monitor = monitor
         self._now = now
-        self._local_addresses: dict[PeerKey, IPAddress] = {}
+        self._local_addresses = LocalAddresses(carrier)
         self._wake = asyncio.Event()
         self._woken_at: float | None = None
         self._is_idle = asyncio.Event()
@@ -125,8 +118,8 @@ class Routing:
 
     async def configure(self, config: BgpConfig, node: Node) -> Plan:
         """Take a new configuration. Sessions, rules and announcements that stay the same are not touched."""
-        await self._find_local_addresses(config, node)
-        planned = plan(config, node, self._local_addresses)
+        await self._local_addresses.look(config, node)
+        planned = plan(config, node, self._local_addresses.by_peer)
         first = self.plan is None
         self.plan, self._config = planned, config
         if first:
@@ -215,24 +208,6 @@ class Routing:
         return len(running) == sum(not each.hindrance for each in planned) and all(
             peer.established is not None and not peer.awaits_end_of_rib for peer in running
         )
-
-    async def _find_local_addresses(self, config: BgpConfig, node: Node) -> None:
-        """Ask the kernel which address it would use towards each peer.
-
-        An address once found stays while the node has it: a link that flaps must not end the session on it.
-        """
-        try:
-            own = await self.carrier.own_addresses()
-        except OSError as error:
-            log.warning("kernel.unreadable", reason=str(error))
-            return
-        for peering in config.peerings:
-            peer = peering.address
-            if peer is None or node.name not in peering.nodes or self._local_addresses.get(peer) in own:
-                continue
-            found = self.carrier.source(peer)
-            if found is not None:
-                self._local_addresses[peer] = found
 
     # Running
 
@@ -516,11 +491,8 @@ class Routing:
         await self.carrier.mend(thorough=thorough)
         await self.forwarding.follow_kernel(self.rib)
         await self.carrier.follow_kernel()
-        if self.plan is not None:
-            before = dict(self._local_addresses)
-            await self._find_local_addresses(self._config, self.plan.node)
-            if before != self._local_addresses:
-                await self.configure(self._config, self.plan.node)
+        if self.plan is not None and await self._local_addresses.look(self._config, self.plan.node):
+            await self.configure(self._config, self.plan.node)
 
 
 def _names(families: Iterable[Family]) -> list[str]:
