@@ -19,7 +19,6 @@ from felix.resolver import Resolution
 from felix.route import NextHop, blackhole, unicast
 from inet.prefix import Prefix
 
-
 NOT_RESILIENT: Final = Complaint(
     kind="BGPConfiguration",
     name="default",
