@@ -69,7 +69,7 @@ async def test_a_narrow_link_that_nobody_speaks_of_is_found_too(world: World, fa
     kind = "icmp type destination-unreachable" if family is Family.IPV4 else "icmpv6 type packet-too-big"
     rule = f"chain c {{\n type filter hook input priority 0;\n {kind} drop\n}}"
     run("nft", "-f", "-", text=f"table inet firewall {{\n{rule}\n}}\n")
-    found = await probe(ip_address(FAR[family]), 1500, answer_s=1)
+    found = await probe(ip_address(FAR[family]), 1500, answer_s=3)
     assert found.mtu == 1400
     assert found.reason == "no answer"
 
