@@ -22,6 +22,7 @@ from agent.carrier import Carrier
 from agent.forwarding import NOT_RESILIENT, Forwarding
 from agent.local_addresses import LocalAddresses
 from agent.nodepaths import NodePathTeller
+from agent.parting import Parting
 from agent.peers import Peer
 from bgp.config import BgpConfig, Node, NodeRoutes
 from bgp.deferral import Deferral
@@ -104,6 +105,7 @@ class Routing:
         self._monitor = monitor
         self._now = now
         self._local_addresses = LocalAddresses(carrier)
+        self._parting = Parting()
         self._wake = asyncio.Event()
         self._woken_at: float | None = None
         self._is_idle = asyncio.Event()
@@ -120,6 +122,7 @@ class Routing:
         """Take a new configuration. Sessions, rules and announcements that stay the same are not touched."""
         await self._local_addresses.look(config, node)
         planned = plan(config, node, self._local_addresses.by_peer)
+        planned = self._parting.extend(config.node_routes, planned, self._now())
         first = self.plan is None
         self.plan, self._config = planned, config
         if first:
@@ -261,7 +264,7 @@ class Routing:
         deadlines = [self._resync_at, self._retry_at, self._look_at, held.until if held else None]
         deadlines.append(self.deferral.next_deadline() if self.deferral else None)
         deadlines.append(self.drain.next_deadline(self._now()))
-        deadlines += [self.carrier.next_deadline, self._node_paths.next_deadline]
+        deadlines += [self.carrier.next_deadline, self._node_paths.next_deadline, self._parting.deadline]
         deadlines += [peer.retention.next_deadline() for peer in self.peers.values()]
         deadlines += [peer.silent_until for peer in self.peers.values()]
         return min(deadline for deadline in deadlines if deadline is not None)
@@ -275,6 +278,8 @@ class Routing:
             self._announcer.ask_again(peer, now)
         if self.drain.stage(now) is not self._announcer.stage:
             self.set_drain(self.drain.wishes)
+        if self.plan is not None and self._parting.deadline is not None and now >= self._parting.deadline:
+            await self.configure(self._config, self.plan.node)
         self._carrier_changed |= await self.carrier.tick()
         if self._look_at is not None and now >= self._look_at:
             await self._follow_kernel_changes()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.parting import PARTING_S
 from bgp.carriage import hardware_address
 from bgp.config import Encapsulation, EncapsulationMode, NodeRoutes, TunnelType
 from bgp.switchover import RETIRE_DELAY_S, SWITCH_DELAY_S
@@ -277,6 +278,8 @@ async def test_from_bgp_to_direct_nothing_is_written(world: World) -> None:
     assert way(world, 2) == (world.hop(2),)
     world.table.written.clear()
     await world.configure(node_routes=NodeRoutes.DIRECT)
+    assert world.host(2) in world.routing.peers  # that node may not have heard of it yet
+    await world.pass_time(PARTING_S)
     assert world.routing.peers == {}
     assert way(world, 2) == (world.hop(2),)
     assert world.table.written == []
