@@ -135,6 +135,8 @@ class TestKernel:
 
         await fib.move(every, stay)
         assert set(self.ways(node, family)) == {"a0"}
+        # Linux takes a bucket for unused whose only use was in the tick it moved: asked once more, ticks later.
+        assert set(self.ways(node, family)) == {"a0"}
         await fib.move(stay, every)
 
         assert set(self.ways(node, family)) == ({"a0"} if resilient else {"a0", "a1"})
