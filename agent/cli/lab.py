@@ -235,7 +235,7 @@ def _run(doing: Coroutine[Any, Any, T]) -> T:
 
     try:
         return asyncio.run(doing)
-    except (LabError, DaemonError, CommandError) as error:
+    except (LabError, DaemonError, CommandError, OSError) as error:
         fail(str(error))
 
 
