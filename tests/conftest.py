@@ -1,4 +1,4 @@
-"""What tests anywhere may ask for: a Kubernetes control plane of real programs."""
+"""What tests anywhere may ask for: both address families, a Kubernetes control plane of real programs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from inet.prefix import Family
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import Cluster
+
+
+@pytest.fixture(params=list(Family), ids=lambda family: family.label)
+def family(request: pytest.FixtureRequest) -> Family:
+    """Both families, one after the other."""
+    return Family(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ import yaml
 from agent.lab.lab import Lab, tear_down
 from agent.lab.state import State, default_root
 from agent.lab.topology import parse
-from inet.prefix import Family
 
 LOG_TAIL = 40
 _FAILED: Final = pytest.StashKey[bool]()
@@ -59,13 +58,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def has_failed(item: pytest.Item) -> bool:
     """Whether a test, or its setup, has failed by now."""
     return item.stash.get(_FAILED, False)
-
-
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    """Both families, one after the other."""
-    chosen: Family = request.param
-    return chosen
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import structlog
+
+from inet.prefix import Family
+from tests.agent.routing_world import World, running
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +15,10 @@ def _logs_as_before() -> Iterator[None]:
     yield
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture
+async def world(family: Family) -> AsyncIterator[World]:
+    """Routing of node n1 that runs, in one family after the other."""
+    async with running(World(family)) as built:
+        yield built

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from bgp.path import AsPath, Attributes
 from bgp.speaker import Update
 from inet.prefix import Family
-from tests.agent.routing_world import World, running
-
-
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with running(World(request.param)) as built:
-        yield built
+from tests.agent.routing_world import World
 
 
 async def test_a_family_that_was_not_negotiated_is_never_announced(world: World) -> None:

@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agent.collector import StateCollector
-from inet.prefix import Family
-from tests.agent.routing_world import World, running
+from tests.agent.routing_world import World
 from tests.agent.test_view import view_of
-
-
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with running(World(request.param)) as built:
-        yield built
 
 
 async def test_the_metrics_name_sessions_routes_and_reasons(world: World) -> None:

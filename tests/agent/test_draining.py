@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from agent.draining import COMMAND, TAINT, DrainError, Draining
 from bgp.import_rules import GRACEFUL_SHUTDOWN
-from inet.prefix import Family
 from tests.agent.routing_world import World, running
 
 WALL = 1_700_000_000.0
-
-
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with running(World(request.param)) as built:
-        yield built
 
 
 def draining_of(world: World, directory: Path) -> Draining:

@@ -44,11 +44,6 @@ async def told(pods: PodNode) -> AsyncIterator[tuple[RealNode, DropWatch]]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param)
-
-
 def nodad(family: Family) -> str:
     return " nodad" if family is Family.IPV6 else ""
 

@@ -36,11 +36,6 @@ async def real(pods: PodNode) -> AsyncIterator[RealNode]:
         yield node
 
 
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param)
-
-
 def nft(command: str) -> None:
     """Run a command, and let nobody else do anything meanwhile."""
     subprocess.run(["nft", command], check=True)

@@ -48,11 +48,6 @@ async def real(pods: PodNode) -> AsyncIterator[RealNode]:
         yield node
 
 
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param)
-
-
 def reaches(
     pods: PodNode, family: Family, source: int | None, server: socket.socket, address: tuple[str, int], *, own: str = ""
 ) -> bool:

@@ -245,8 +245,3 @@ def pod_mtu(world: World, i: int) -> int:
     assert row["mtu"] == host["mtu"]
     found: int = row["mtu"]
     return found
-
-
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param)

@@ -39,11 +39,6 @@ def kernel(pods: PodNode) -> Iterator[PolicyKernel]:  # noqa: ARG001 - inside it
         yield kernel
 
 
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param)
-
-
 async def test_pods_are_marked_by_their_routes_and_those_without_are_told(
     pods: PodNode, kernel: PolicyKernel, family: Family
 ) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-
-import pytest
+from collections.abc import Callable
 
 from agent.datastore.fake import FakeDatastore
 from agent.drops import DropWatch
@@ -11,16 +9,10 @@ from agent.report import CniReport
 from agent.view import View
 from bgp.speaker import SessionDown
 from felix.resolver import Resolution
-from inet.prefix import Family, Prefix
+from inet.prefix import Prefix
 from policy.compiler import Engine
 from tests.agent.idle_network import idle_network
-from tests.agent.routing_world import World, running
-
-
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with running(World(request.param)) as built:
-        yield built
+from tests.agent.routing_world import World
 
 
 def view_of(world: World, *, is_synced: bool = True, cni: Callable[[], CniReport] = CniReport) -> View:

@@ -23,11 +23,6 @@ COUNT = 200
 FIRST = 11  # ifindex of eth1
 
 
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param)
-
-
 @pytest.fixture
 def net() -> Iterator[Network]:
     with Network(2) as network:

@@ -5,13 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from felix.netlink import NetlinkSocket
-from inet.prefix import Family
 from tests.felix.netns import WHY_NOT, Node, entered
-
-
-@pytest.fixture(params=[Family.IPV4, Family.IPV6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param)
 
 
 @pytest.fixture

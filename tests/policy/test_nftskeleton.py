@@ -193,10 +193,6 @@ def test_what_others_go_by_stays_as_it_is() -> None:
 @pytest.mark.kernel
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 class TestKernel:
-    @pytest.fixture(params=list(Family), ids=lambda family: family.label)
-    def family(self, request: pytest.FixtureRequest) -> Family:
-        return Family(request.param)
-
     @pytest.fixture
     def pods(self) -> Iterator[PodNode]:
         """Pod 0, and somebody outside in the place of pod 1; the test runs inside the node's namespace."""

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from agent.lab.lab import Lab
-from tests.lab import apply, family, has_failed, lab, pytest_runtest_makereport
+from tests.lab import apply, has_failed, lab, pytest_runtest_makereport
 from tests.scenarios.stage import Stage
 
-__all__ = ["apply", "family", "lab", "net", "pytest_runtest_makereport", "stage"]
+__all__ = ["apply", "lab", "net", "pytest_runtest_makereport", "stage"]
 
 
 @pytest.fixture(scope="module")

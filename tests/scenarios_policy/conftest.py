@@ -13,10 +13,10 @@ import pytest
 from agent.lab.lab import Lab
 from agent.lab.status import look
 from agent.lab.wait import eventually
-from tests.lab import BuildLab, apply, family, lab, pytest_runtest_makereport
+from tests.lab import BuildLab, apply, lab, pytest_runtest_makereport
 from tests.scenarios_policy.connections import connects, listening
 
-__all__ = ["apply", "family", "lab", "net", "pytest_runtest_makereport"]
+__all__ = ["apply", "lab", "net", "pytest_runtest_makereport"]
 
 TOPOLOGY = {
     "nodes": {

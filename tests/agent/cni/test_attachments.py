@@ -9,12 +9,6 @@ from inet.prefix import Family
 from policy.objects import Pod
 
 
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    found: Family = request.param
-    return found
-
-
 def packed(family: Family, number: int) -> bytes:
     return ip_address(f"10.42.0.{number}" if family is Family.IPV4 else f"fd42::{number}").packed
 

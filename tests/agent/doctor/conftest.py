@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.felix.conftest import family, node
+from tests.felix.conftest import node
 
-__all__ = ["family", "node"]
+__all__ = ["node"]

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.lab import apply, family, lab, pytest_runtest_makereport
+from tests.lab import apply, lab, pytest_runtest_makereport
 
-__all__ = ["apply", "family", "lab", "pytest_runtest_makereport"]
+__all__ = ["apply", "lab", "pytest_runtest_makereport"]
