@@ -1,4 +1,4 @@
-"""Fixtures of the speaker's interop tests: a node in a namespace of its own, and the speaker on it."""
+"""The speaker on a node in a namespace of its own (`speaker`), and one that a scripted process plays with (`made`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bgp.speaker.exabgp import ExaBGPSpeaker
+from bgp.speaker import Session
+from bgp.speaker.exabgp import ExaBGPSpeaker, process
 from tests.bgp.speaker.lab import Lab, Listener, enter, run
+from tests.bgp.speaker.scripted import V4, V6, Stage
 
 _labs = itertools.count()
 
@@ -51,3 +53,41 @@ async def listener(speaker: ExaBGPSpeaker) -> AsyncIterator[Listener]:
     made = Listener(speaker)
     yield made
     await made.close()
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage()
+    monkeypatch.setattr(process.Child, "start", stage.start)
+    monkeypatch.setattr(process, "validate", stage.validate)
+    return stage
+
+
+@pytest.fixture
+def directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path_factory.mktemp("s"))  # a socket's path may have 107 bytes
+    return Path("run")
+
+
+@pytest.fixture
+async def made(stage: Stage, directory: Path) -> AsyncIterator[ExaBGPSpeaker]:
+    """A speaker that is started."""
+    del stage
+    made = ExaBGPSpeaker(directory)
+    await made.start()
+    yield made
+    await made.stop(graceful=True)
+
+
+@pytest.fixture
+async def heard(made: ExaBGPSpeaker) -> AsyncIterator[Listener]:
+    """Everything that one hears."""
+    heard = Listener(made)
+    yield heard
+    await heard.close()
+
+
+@pytest.fixture(params=[V4, V6], ids=["IPv4", "IPv6"])
+def session(request: pytest.FixtureRequest) -> Session:
+    chosen: Session = request.param
+    return chosen

@@ -1,15 +1,33 @@
-"""ExaBGP, scripted: plays the process and the bridge from the other end of the speaker's socket."""
+"""ExaBGP, scripted: plays the process and the bridge from the other end of the speaker's socket. And its sessions."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+from bgp.path import AsPath, Attributes
 from bgp.speaker import Session
+from bgp.speaker.exabgp import ExaBGPSpeaker
+from inet.prefix import Family, Prefix, parse_address
+from tests.bgp.speaker.lab import until
+
+V4 = Session(
+    peer=IPv4Address("10.0.0.2"),
+    local_address=IPv4Address("10.0.0.1"),
+    local_asn=65001,
+    peer_asn=65002,
+    router_id=IPv4Address("10.0.0.1"),
+    families=frozenset(Family),
+)
+V6 = dataclasses.replace(V4, peer=IPv6Address("fd00::2"), local_address=IPv6Address("fd00::1"))
+OTHER = dataclasses.replace(V4, peer=IPv4Address("10.0.0.3"))
+PREFIXES = {Family.IPV4: Prefix.parse("10.42.0.0/24"), Family.IPV6: Prefix.parse("fd42::/64")}
 
 
 class ExaBGP:
@@ -124,3 +142,28 @@ def neighbours_of(text: str) -> list[dict[str, Any]]:
         local["hold"] = int(said["hold-time"])
         found.append({"peer": {"address": block.split()[0], "as": int(said["peer-as"])}, "local": local})
     return found
+
+
+def files_in(directory: Path) -> set[str]:
+    return {file.name for file in directory.iterdir()}
+
+
+async def configured(made: ExaBGPSpeaker, *sessions: Session) -> None:
+    made.configure({each.peer: each for each in sessions})
+    await until(lambda: not made.health().sessions_out_of_sync, "the sessions are taken over")
+
+
+async def told(stage: Stage, *words: str) -> str:
+    """Wait until a command with these words was sent, and return it."""
+
+    def found() -> list[str]:
+        return [line for line in stage.life.told if all(word in line for word in words)]
+
+    await until(found, f"{words} in {stage.life.told}")
+    return found()[0]
+
+
+def path(family: Family) -> Attributes:
+    return Attributes(
+        next_hop=parse_address("10.0.0.1" if family is Family.IPV4 else "fd00::1"), as_path=AsPath((65001,))
+    )
