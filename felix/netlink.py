@@ -45,6 +45,7 @@ SOL_NETLINK: Final = 270
 _CAP_ACK: Final = 10  # answers do not repeat the request
 _EXT_ACK: Final = 11  # failures come with words
 _GET_STRICT_CHK: Final = 12  # dumps are filtered in the kernel
+_SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _SO_ATTACH_FILTER: Final = 26
 _FPROG: Final = struct.Struct("@HP")  # sock_fprog: number of instructions, their address
@@ -143,11 +144,21 @@ def open_socket(receive_buffer: int, protocol: int = socket.NETLINK_ROUTE) -> so
     """Open a non-blocking socket with a receive buffer of so many bytes, or as many as one without root may have."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     netlink.setblocking(False)  # noqa: FBT003 - the parameter has no name
-    try:
-        netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
-    except PermissionError:
-        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    _resize(netlink, _SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_buffer)
     return netlink
+
+
+def resize_send_buffer(netlink: socket.socket, size: int) -> None:
+    """Let a message of so many bytes be sent at once, or as many as net.core.wmem_max lets one without root."""
+    _resize(netlink, _SO_SNDBUFFORCE, socket.SO_SNDBUF, size)
+
+
+def _resize(netlink: socket.socket, beyond_limits: int, within_limits: int, size: int) -> None:
+    """Set a buffer's size. Only who is root outside every user namespace may go beyond the limits."""
+    try:
+        netlink.setsockopt(socket.SOL_SOCKET, beyond_limits, size)
+    except PermissionError:
+        netlink.setsockopt(socket.SOL_SOCKET, within_limits, size)
 
 
 def leave_out(netlink: socket.socket, port: int) -> None:

@@ -8,12 +8,23 @@ lock on nf_tables, as long as a large load of theirs takes: it is not for the th
 from __future__ import annotations
 
 import contextlib
-import socket
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from felix.netlink import ERROR, HEADER, SOL_NETLINK, Flag, Message, Status, message, messages, open_socket, read_status
+from felix.netlink import (
+    ERROR,
+    HEADER,
+    SOL_NETLINK,
+    Flag,
+    Message,
+    Status,
+    message,
+    messages,
+    open_socket,
+    read_status,
+    resize_send_buffer,
+)
 from felix.nfnetlink import FAMILY_HEADER, NETLINK_NETFILTER, NfFamily, Subsystem, name, request
 from felix.nft.elements import Request
 from felix.nft.table import Refusal
@@ -31,7 +42,6 @@ _TABLE: Final = 1  # in all of them
 
 _CAP_ACK: Final = 10
 _EXT_ACK: Final = 11
-_SO_SNDBUFFORCE: Final = 32
 _SEND_BUFFER: Final = 128 * 1024  # to begin with: 4,000 elements
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -106,7 +116,7 @@ class BatchSocket:
     def _make_room(self, size: int) -> None:
         if size + HEADER.size > self._room:
             self._room = 2 * size
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, self._room)
+            resize_send_buffer(self._socket, self._room)
 
     def _answers(self, begin: int, end: int) -> Iterator[tuple[Message, Status]]:
         """Yield everything that the kernel says to a batch: it does not stop at the first fault."""

@@ -19,11 +19,27 @@ TORTIE = str(Path(sys.executable).with_name("tortie"))
 TOPOLOGY = {
     "routers": {"r": {"daemon": "bird", "asn": 65100}},
     "nodes": {
-        "n1": {"daemon": "bird", "asn": 65001, "podCIDRs": ["10.42.0.0/24", "fd42::/64"], "pods": ["a1"]},
+        "n1": {"asn": 65001, "podCIDRs": ["10.42.0.0/24", "fd42::/64"], "pods": ["a1"]},
         "n2": {"daemon": "bird", "asn": 65002, "podCIDRs": ["10.42.1.0/24", "fd42:0:0:1::/64"], "pods": ["b1"]},
     },
     "links": [["n1", "r"], ["n2", "r"]],
 }
+MANIFESTS = """
+apiVersion: tortie.dev/v1alpha1
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {localASN: 65001, nodeMesh: {enabled: false}}
+---
+apiVersion: tortie.dev/v1alpha1
+kind: BGPPeer
+metadata: {name: r}
+spec: {peer: {address: 172.16.1.1}, peerASN: 65100, families: [IPv4]}
+---
+apiVersion: tortie.dev/v1alpha1
+kind: BGPPeer
+metadata: {name: r-ipv6}
+spec: {peer: {address: "fd16:1::1"}, peerASN: 65100, families: [IPv6]}
+"""
 SESSION = """
 set -e
 "$1" lab up "$2" >&2
@@ -57,8 +73,10 @@ async def topology(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (directory, *directory.parents[:3]):
         if str(path) not in {"/", "/tmp"}:
             path.chmod(path.stat().st_mode | 0o055)
+    (directory / "manifests").mkdir(mode=0o755)
+    (directory / "manifests" / "bgp.yaml").write_text(MANIFESTS)
     file = directory / "lab.yaml"
-    file.write_text(yaml.safe_dump({**TOPOLOGY, "name": "rootless"}))
+    file.write_text(yaml.safe_dump({**TOPOLOGY, "name": "rootless", "manifests": "manifests/"}))
     return file
 
 
