@@ -25,7 +25,7 @@ from agent.podtraffic import pod_traffic
 from agent.policy_cluster import QuestionError
 from agent.surroundings import Surroundings
 from agent.view import View
-from inet.prefix import Family, Prefix
+from inet.prefix import Family, Prefix, parse_address
 
 FAMILIES: Final = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}
 FOLLOWER_PROBE_S: Final = 10.0
@@ -55,11 +55,13 @@ def control_app(view: View, draining: Draining, paths: PathFinder, around: Surro
     """Return what the unix socket serves."""
 
     async def explain(request: web.Request) -> web.Response:
+        asked = request.query.get("prefix", "")
         try:
-            prefix = Prefix.parse(request.query.get("prefix", ""))
+            if "/" in asked:
+                return _json(await view.explain(Prefix.parse(asked)))
+            return _json(await view.explain_address(parse_address(asked)))
         except ValueError as error:
             return _json({"error": str(error)}, 400)
-        return _json(await view.explain(prefix))
 
     async def explain_policy(request: web.Request) -> web.Response:
         asked = request.query

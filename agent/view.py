@@ -38,7 +38,7 @@ from felix.fib import InstalledRoute as KernelRoute
 from felix.fib import State
 from felix.protocol import protocol_name
 from felix.route import Kind, NextHop
-from inet.prefix import Family, Prefix
+from inet.prefix import Family, IPAddress, Prefix
 
 
 class View:
@@ -165,6 +165,13 @@ class View:
             advertised_to=told,
             note=note,
         )
+
+    async def explain_address(self, address: IPAddress) -> Explanation:
+        """Say everything about the longest prefix that holds an address, as the kernel would choose it."""
+        host = Prefix.of_host(address)
+        known = {*self._routing.rib.chosen(), *(row.destination for row in await self._routing.fib.installed())}
+        covering = [prefix for prefix in known if prefix.contains(host)]
+        return await self.explain(max(covering, key=lambda prefix: prefix.length, default=host))
 
     def _paths(self, prefix: Prefix) -> list[AvailableRoute]:
         return [self._path(prefix, candidate) for candidate in self._routing.rib.explain(prefix)]

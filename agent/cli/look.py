@@ -372,7 +372,9 @@ def _show_explanations(answers: Sequence[tuple[str, Explanation]]) -> None:
 @routes.command()
 @everywhere(Survey(Explanation, _show_explanations))
 def explain(
-    prefix: Annotated[str, typer.Argument(help="A prefix such as 10.42.1.0/24.")],
+    prefix: Annotated[
+        str, typer.Argument(help="Such as 10.42.1.0/24; an address stands for the longest prefix with it.")
+    ],
     output: OutputOption = Format.TABLE,
     socket: SocketOption = None,
 ) -> None:

@@ -71,7 +71,23 @@ async def test_the_command_line_reads_what_the_agent_writes(socket: Path) -> Non
     assert explained.paths[0].used
 
 
+@pytest.mark.parametrize(
+    ("address", "prefix"),
+    [
+        ("10.42.2.7", "10.42.2.0/24"),
+        ("10.42.1.1", "10.42.1.0/24"),
+        ("192.0.2.1", "192.0.2.1/32"),
+        ("fd43::1", "fd43::1/128"),
+    ],
+)
+async def test_an_address_stands_for_the_longest_prefix_with_it(socket: Path, address: str, prefix: str) -> None:
+    explained = await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix=address)
+    assert explained.prefix == prefix
+
+
 async def test_a_question_the_agent_cannot_take_is_answered_with_the_reason(socket: Path) -> None:
+    with pytest.raises(RefusedError, match="'here' is not an IPv4 or IPv6 address"):
+        await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="here")
     with pytest.raises(RefusedError, match=r"'10\.42\.2\.1/24' has host bits set"):
         await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="10.42.2.1/24")
 
