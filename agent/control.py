@@ -17,13 +17,11 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from agent.clusterreport import cluster_report
 from agent.draining import DrainError, Draining
 from agent.metrics import REGISTRY
 from agent.pathfinder import PathFinder, PathQuestion
 from agent.podtraffic import pod_traffic
 from agent.policy_cluster import QuestionError
-from agent.surroundings import Surroundings
 from agent.view import View
 from inet.prefix import Family, Prefix, parse_address
 
@@ -51,7 +49,7 @@ class _DrainQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
-def control_app(view: View, draining: Draining, paths: PathFinder, around: Surroundings) -> web.Application:
+def control_app(view: View, draining: Draining, paths: PathFinder) -> web.Application:
     """Return what the unix socket serves."""
 
     async def explain(request: web.Request) -> web.Response:
@@ -102,7 +100,7 @@ def control_app(view: View, draining: Draining, paths: PathFinder, around: Surro
             web.get("/v1/policy/explain", explain_policy),
             web.get("/v1/drops", _answer(lambda: list(view.drops.recent))),
             web.get("/v1/drops/follow", follow_drops),
-            web.get("/v1/cluster", _answer(lambda: cluster_report(view.node, around))),
+            web.get("/v1/cluster", _answer(view.cluster)),
             web.get("/v1/pods", pods),
             web.get("/v1/path", functools.partial(_path, paths)),
             *_drain_routes(view, draining),
@@ -169,14 +167,13 @@ async def serve(
     view: View,
     draining: Draining,
     paths: PathFinder,
-    around: Surroundings,
     *,
     socket: Path,
     listen: tuple[str, int] | None,
 ) -> AsyncIterator[None]:
     """Serve until the block ends. Raises OSError where an address cannot be had."""
     async with contextlib.AsyncExitStack() as stack:
-        control = await start_runner(stack, control_app(view, draining, paths, around))
+        control = await start_runner(stack, control_app(view, draining, paths))
         with only_owner():
             await web.UnixSite(control, str(socket)).start()
         stack.callback(socket.unlink, missing_ok=True)

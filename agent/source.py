@@ -10,15 +10,15 @@ from agent.datastore import Datastore
 from agent.datastore.directory import DirectoryDatastore
 from agent.view import View
 
-Report: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-"""What runs beside everything else for as long as the agent does."""
+Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""What goes on beside everything else for as long as the agent does."""
 
 
 class Source(NamedTuple):
     """`reporter` takes what to report of, and returns what does so."""
 
     datastore: Datastore
-    reporter: Callable[[View], Report] | None = None
+    reporter: Callable[[View], Run] | None = None
 
 
 def open_directory(path: Path) -> Source:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from agent import __version__, carriage_report
+from agent.clusterreport import ClusterReport, cluster_report
 from agent.datastore import Datastore
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
@@ -262,6 +263,10 @@ class View:
             cni=self._cni(),
             drain=self.drain(),
         )
+
+    def cluster(self) -> ClusterReport:
+        """The cluster as this node's settings depend on it."""
+        return cluster_report(self.node, self._network.around)
 
     def drain(self) -> DrainReport:
         """Whether the node is being drained, and by whom."""

@@ -32,7 +32,7 @@ def served(
     view = View("n1", world.routing, policy, DropWatch("n1", Engine("n1"), None), datastore, network=network)
     draining = Draining(world.routing, directory / "drain.json")
     paths = PathFinder(view, world.routing, network)
-    return serve(view, draining, paths, network.around, socket=directory / "agent.sock", listen=listen)
+    return serve(view, draining, paths, socket=directory / "agent.sock", listen=listen)
 
 
 @pytest.fixture

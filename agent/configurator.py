@@ -1,0 +1,77 @@
+"""Keeps routing as the objects say. The speaker is started when they have said something for the first time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from agent import metrics
+from agent.datastore import Batch
+from agent.draining import Draining
+from agent.objects.kinds import Keyed
+from agent.objects.model import Key
+from agent.objects.policy_objects import PolicyObject
+from agent.objects.problem import Problem
+from agent.routing import Routing
+from agent.translate import problem_of, translate
+from bgp.speaker import SpeakerError
+
+SPEAKER_RETRY_S: Final = 2.0
+
+log = structlog.get_logger("agent")
+
+
+class Configurator:
+    """One node's. `problems` are what of the objects is not in force as written."""
+
+    def __init__(self, node: str, namespace: str, routing: Routing, draining: Draining) -> None:
+        self.problems: list[Problem | str] = []
+        self._node = node
+        self._namespace = namespace  # the agent's own: its Secrets may be named
+        self._routing = routing
+        self._draining = draining
+        self._objects: dict[Key, Keyed] = {}
+        self._full_lists = 0
+        self._has_configured = asyncio.Event()
+
+    async def take(self, batch: Batch) -> None:
+        """Take over what changed. Nothing is done until all there is has been read once."""
+        changed = {key: item for key, item in batch.changed.items() if not isinstance(item, PolicyObject)}
+        deleted = batch.deleted & self._objects.keys()
+        self._objects.update(changed)
+        for key in deleted:
+            del self._objects[key]
+        if batch.is_synced and (changed or deleted or batch.full_lists > self._full_lists):
+            await self._configure(batch.full_lists)
+
+    async def _configure(self, full_lists: int) -> None:
+        metrics.OBJECT_CHANGES.inc()
+        config, complaints = translate(self._objects.values(), self._namespace)
+        self.problems = [*map(problem_of, complaints)]
+        node = config.nodes.get(self._node)
+        if node is None:
+            self.problems.append(
+                f"there is no Node object {self._node}: nothing is done until there is one"
+                if self._routing.plan is None
+                else f"Node {self._node} is gone: its last version stays in force"
+            )
+            return
+        self._draining.follow(node)
+        plan = await self._routing.configure(config, node)
+        self.problems += map(problem_of, plan.complaints)
+        if full_lists > self._full_lists:
+            self._full_lists = full_lists
+            self._routing.confirm_full_list()
+        self._has_configured.set()
+
+    async def run(self) -> None:
+        """Start the speaker once there is something to say. What fails is tried again for ever."""
+        await self._has_configured.wait()
+        while True:
+            try:
+                return await self._routing.speaker.start()
+            except SpeakerError as error:
+                log.error("speaker.failed", reason=str(error))  # noqa: TRY400 - a sentence for people, no trace
+                await asyncio.sleep(SPEAKER_RETRY_S)

@@ -1,0 +1,55 @@
+"""Where objects come in: every part is handed what changed, and what is wrong with objects is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from agent.cni.node import NodeCni
+from agent.configurator import Configurator
+from agent.datastore import Datastore
+from agent.enforcement import NodePolicy
+from agent.network import NodeNetwork
+from agent.objects.problem import Problem
+from agent.view import View
+
+log = structlog.get_logger("agent")
+
+
+class Intake:
+    """One node's. Who cannot follow gets fewer and larger batches."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        policy: NodePolicy,
+        network: NodeNetwork,
+        configurator: Configurator,
+        *,
+        cni: NodeCni,
+        view: View,
+    ) -> None:
+        self._datastore = datastore
+        self._policy = policy
+        self._network = network
+        self._configurator = configurator
+        self._cni = cni
+        self._view = view
+
+    async def run(self) -> None:
+        """Follow objects until cancelled."""
+        async for batch in self._datastore.batches():
+            self._policy.take(batch)
+            self._network.take(batch)
+            await self._configurator.take(batch)
+            self._cni.wake()
+            self._tell([*batch.problems, *self._configurator.problems, *self._policy.problems])
+
+    def _tell(self, problems: Sequence[Problem | str]) -> None:
+        told = list(map(str, problems))
+        for problem in told:
+            if problem not in self._view.problems:
+                log.warning("object.problem", problem=problem)
+        self._view.problems = told
+        self._view.objections = [problem for problem in problems if isinstance(problem, Problem)]
