@@ -5,8 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.clusterreport import ClusterReport, NodeReport, cluster_report
-from agent.datastore import Batch
+from agent.clusterreport import ClusterReport, NodeReport
 from agent.doctor import Level, LookError
 from agent.doctor.health import (
     AgentFacts,
@@ -16,9 +15,7 @@ from agent.doctor.health import (
     judge_agent,
     judge_pod_cidrs,
 )
-from agent.objects.kinds import KINDS
 from agent.report import ConditionReport, NetworkReport, StatusReport, TunnelReport
-from agent.surroundings import Surroundings
 from tests.agent.doctor.patients import N1, N2, STATUS, cluster, patient
 
 READY = ConditionReport("Ready", "True", "InSync", "4 of 4 sessions established")
@@ -174,33 +171,3 @@ def test_addresses_of_nodes_that_cannot_work_are_named(facts: ClusterReport, lev
 async def test_without_nodes_nothing_is_claimed_of_them() -> None:
     with pytest.raises(LookError, match="nodes are not known"):
         await gather_cluster(patient())
-
-
-def test_objects_become_the_report() -> None:
-    around = Surroundings("n1")
-    documents = [
-        {
-            "metadata": {"name": "n1"},
-            "spec": {"podCIDRs": ["10.42.1.0/24"]},
-            "status": {"addresses": [{"type": "InternalIP", "address": "172.16.1.11"}]},
-        },
-        {
-            "metadata": {"name": "default"},
-            "spec": {
-                "podCIDRs": ["10.42.0.0/16"],
-                "serviceCIDRs": ["10.43.0.0/16"],
-                "encapsulation": {"mode": "Fallback", "type": "IPIP"},
-                "outgoingNAT": {"enabled": True},
-            },
-        },
-    ]
-    objects = [KINDS[kind].decode(each) for kind, each in zip(("Node", "NetworkConfiguration"), documents, strict=True)]
-    around.take(Batch({each.key: each for each in objects}, frozenset(), (), 1))
-    assert cluster_report("n1", around) == ClusterReport(
-        "n1",
-        (NodeReport("n1", ("10.42.1.0/24",), ("172.16.1.11",)),),
-        ("10.42.0.0/16",),
-        ("10.43.0.0/16",),
-        ("IPIP",),
-        outgoing_nat=True,
-    )
