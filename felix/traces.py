@@ -21,7 +21,6 @@ from felix.nexthops import GROUP_IDS, HOP_IDS, KernelNextHop
 from felix.nfnetlink import NETLINK_NETFILTER, NfFamily, Subsystem, name, request
 from felix.nft.batch import BatchSocket
 from felix.nft.elements import Request
-from felix.nft.kerneltable import STAGE
 from felix.nft.table import TABLE
 from felix.podinterfaces import LinkGroups
 from felix.protocol import protocol_name
@@ -89,7 +88,7 @@ async def find(pod_group: int) -> Traces:
     return Traces(
         routes=tuple([route for family in Family for route in await _routes(family)]),
         nexthops=tuple(await _nexthops()),
-        tables=tuple(filter(_has_table, (TABLE, STAGE))),
+        tables=tuple(filter(_has_table, (TABLE,))),
         devices=tuple(each for each in every if each.kind in kinds and each.alias.startswith(ALIAS)),
         pod_links=tuple(each for each in every if each.group == pod_group),
     )

@@ -88,7 +88,7 @@ class FakeRuleTable:
     def _structure(self) -> Structure:
         return Structure(
             {name: _shape(text) for name, text in self.chains.items()},
-            {name: SetShape(8 if each.is_map else 0, each.text.encode()) for name, each in self.sets.items()},
+            {name: SetShape(8 if each.is_map else 0, each.text) for name, each in self.sets.items()},
         )
 
     def _apply_definition(self, definition: Definition) -> Iterator[Refusal]:
@@ -158,4 +158,4 @@ def _references(text: str) -> set[str]:
 def _shape(text: str) -> ChainShape:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     header = [line for line in lines if _BASE.match(line)]
-    return ChainShape("".join(header).encode(), "\n".join(line for line in lines if line not in header).encode())
+    return ChainShape("".join(header), "\n".join(line for line in lines if line not in header).encode())

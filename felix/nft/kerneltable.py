@@ -10,7 +10,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,15 +17,15 @@ from felix.nfnetlink import Reader
 from felix.nft import elements
 from felix.nft.batch import BatchSocket, removals
 from felix.nft.elements import Elements, Request
-from felix.nft.library import Context, Library
-from felix.nft.structure import read_structure
+from felix.nft.library import Library, TextError
+from felix.nft.structure import chain_shapes, compiled_rules, read_structure
 from felix.nft.table import TABLE, Batch, Definition, Refusal, SetShape, Structure
+from felix.nft.texts import header_of, shape_of
 
 _T = TypeVar("_T")
 
-STAGE: Final = f"{TABLE}_rehearsal"
-_ASLEEP: Final = "flags dormant;"  # to be said each time: a table that is named without it wakes up
-_GONE: Final = (f"table inet {STAGE} {{ {_ASLEEP} }}", f"delete table inet {STAGE}")  # whether it was there or not
+_STAGE: Final = f"{TABLE}_rehearsal"  # a name that no table has
+_Lines = list[tuple[str, str]]  # lines of text, each with the chain or set it is about
 
 
 class KernelRuleTable:
@@ -56,7 +55,7 @@ class KernelRuleTable:
 
     async def read(self) -> Structure | None:
         """Return what the kernel has, None if there is no such table. Raises OSError."""
-        return await read_structure(self._reader, TABLE)
+        return await read_structure(self._reader, TABLE, self._library.rule_words)
 
     async def read_elements(self, name: str, shape: SetShape) -> Elements:
         """Return the elements of a set that `read` told of, perhaps not all. Raises OSError, ENOENT if it is gone."""
@@ -64,20 +63,23 @@ class KernelRuleTable:
         return elements.assemble((row for part in parts for row in part), is_interval=shape.is_interval)
 
     async def rehearse(self, definition: Definition) -> Structure | list[Refusal]:
-        """Return what the kernel would have after `define`: found out in a table that sleeps and is gone at once.
-
-        A network namespace made for it would need CAP_SYS_ADMIN, and with that an agent could do anything on its node.
-        """
-        try:
-            refusals = await self._in_worker(lambda: _rehearse(self._context, definition))
-            found = None if refusals else await read_structure(self._reader, STAGE)
-        finally:
-            await self._in_worker(lambda: self._context.run("\n".join(_GONE)))
-        return refusals or (replace(found, flags=0) if found else Structure({}, {}))
+        """Return what the kernel would have after `define`: compiled, checked by the kernel, and dropped by it."""
+        lines = list(_lines(definition, _STAGE))
+        errors, output = await self._in_worker(lambda: self._context.compile(_text(lines)))
+        if errors:
+            return _refusals(errors, lines)
+        headers = {name: header_of(text) for name, text in definition.chains.items()}
+        sets = {name: shape_of(text) for name, text in definition.sets.items()}
+        return Structure(chain_shapes(headers, compiled_rules(output, _STAGE)), sets)
 
     async def define(self, definition: Definition) -> list[Refusal]:
         """Write structure in one transaction; return why it was refused."""
-        return await self._in_worker(lambda: _define(self._context, definition))
+        lines = list(_lines(definition, TABLE))
+        try:
+            errors = await self._in_worker(lambda: self._context.run(_text(lines)))
+        except OSError as error:
+            return [Refusal("", error.strerror or str(error))]
+        return _refusals(errors, lines)
 
     async def write(self, batch: Batch) -> list[Refusal]:
         """Write elements and remove what is unused in one transaction; return why it was refused."""
@@ -88,20 +90,11 @@ class KernelRuleTable:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
 
-def _define(context: Context, definition: Definition) -> list[Refusal]:
-    return _run(context, list(_lines(definition, TABLE, "")))
+def _text(lines: _Lines) -> str:
+    return "".join(f"{line}\n" for line, _ in lines)
 
 
-def _rehearse(context: Context, definition: Definition) -> list[Refusal]:
-    return _run(context, [*((line, "") for line in _GONE), *_lines(definition, STAGE, _ASLEEP)])
-
-
-def _run(context: Context, lines: Sequence[tuple[str, str]]) -> list[Refusal]:
-    """Run lines of text, each with the chain or set it is about, as one transaction."""
-    try:
-        errors = context.run("".join(f"{line}\n" for line, _ in lines))
-    except OSError as error:
-        return [Refusal("", error.strerror or str(error))]
+def _refusals(errors: Sequence[TextError], lines: _Lines) -> list[Refusal]:
     named = [("", ""), *lines]  # libnftables counts from 1
     return [Refusal(named[number][1], message, named[number][0].strip()) for number, message in errors]
 
@@ -115,9 +108,9 @@ def _requests(batch: Batch) -> Iterator[Request]:
     yield from removals(TABLE, batch.chains_removed, batch.sets_removed)
 
 
-def _lines(definition: Definition, table: str, flags: str) -> Iterator[tuple[str, str]]:
+def _lines(definition: Definition, table: str) -> Iterator[tuple[str, str]]:
     """Yield the text of a definition line by line, each with the chain or set it is about."""
-    yield f"table inet {table} {{ {flags} }}", ""
+    yield f"table inet {table}", ""
     for name in definition.maps_emptied:
         yield f"flush map inet {table} {name}", name
     for name in (*definition.chains_emptied, *definition.chains_removed):
@@ -126,7 +119,7 @@ def _lines(definition: Definition, table: str, flags: str) -> Iterator[tuple[str
         yield f"delete chain inet {table} {name}", name
     for name in definition.sets_removed:
         yield f"delete {'map' if name in definition.maps_emptied else 'set'} inet {table} {name}", name
-    yield f"table inet {table} {{ {flags}", ""
+    yield f"table inet {table} {{", ""
     for name, each in definition.sets.items():
         yield from _block("map" if each.is_map else "set", name, each.text)
     for name, text in definition.chains.items():

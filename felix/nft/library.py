@@ -3,6 +3,9 @@
 The library compiles text and runs it as one transaction. Text comes in as an anonymous file: for a text in memory the
 library's messages name no line. Calls block, for seconds with a large text, and other threads go on meanwhile. A
 context is kept as long as it is of use: its end may have to wait for what the kernel still has to tidy up, 15 ms.
+
+What it compiled a text to it tells in the words of libnftnl, which it is linked with. The same words are to be had for
+rules that the kernel has: so the two can be compared, and nothing needs to be written to know what would be there.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from felix.netlink import open_socket
 from felix.nfnetlink import NETLINK_NETFILTER
 
 LIBRARY: Final = "libnftables.so.1"
+
+_COMPILED: Final = 0x8  # NFT_DEBUG_NETLINK: tell what was compiled
+_WORDS_BYTES: Final = 4096  # a rule takes some hundred
 
 _NEWEST_NEEDED: Final = "nft_ctx_set_optimize"  # came with 1.0.2, and has no other use here
 _OLDEST: Final = "1.0.2"
@@ -61,12 +67,36 @@ class Library:
         declare.nft_ctx_buffer_output.argtypes = [ctypes.c_void_p]
         declare.nft_ctx_get_error_buffer.argtypes = [ctypes.c_void_p]
         declare.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        declare.nft_ctx_get_output_buffer.argtypes = [ctypes.c_void_p]
+        declare.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
+        declare.nft_ctx_output_set_debug.argtypes = [ctypes.c_void_p, ctypes.c_uint]
         declare.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
         declare.nft_run_cmd_from_filename.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        declare.nftnl_rule_alloc.restype = ctypes.c_void_p
+        declare.nftnl_rule_free.argtypes = [ctypes.c_void_p]
+        declare.nftnl_rule_nlmsg_parse.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+        declare.nftnl_rule_snprintf.argtypes = [
+            *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+        ]
 
     def open(self) -> Context:
         """Return a new context. Raises OSError where there is no socket left to be had."""
         return Context(self._library)
+
+    def rule_words(self, message: bytes) -> bytes:
+        """Return what a rule says, from the netlink message in which the kernel tells of it; b"" if nobody knows."""
+        rule = self._library.nftnl_rule_alloc()
+        try:
+            if self._library.nftnl_rule_nlmsg_parse(message, rule) < 0:
+                return b""
+            size = _WORDS_BYTES
+            while True:
+                buffer = ctypes.create_string_buffer(size)
+                if (needed := self._library.nftnl_rule_snprintf(buffer, size, rule, 0, 0)) < size:
+                    return buffer.value
+                size = needed + 1
+        finally:
+            self._library.nftnl_rule_free(rule)
 
 
 class Context:
@@ -97,21 +127,33 @@ class Context:
         A dry run goes as far as the kernel, which checks everything and then drops it. Raises OSError where there is
         no file or socket left to be had.
         """
+        return self._process(text, is_dry=is_dry, told=0)[0]
+
+    def compile(self, text: str) -> tuple[list[TextError], bytes]:
+        """Run a text dry; return why it was refused, and the rules it was compiled to, in the library's words.
+
+        Of each rule there is a line that begins with family, table and chain, followed by indented ones.
+        """
+        return self._process(text, is_dry=True, told=_COMPILED)
+
+    def _process(self, text: str, *, is_dry: bool, told: int) -> tuple[list[TextError], bytes]:
         if self._is_spent:
             spent, self._context = self._context, self._new()
             self._library.nft_ctx_free(spent)
+        self._library.nft_ctx_output_set_debug(self._context, told)
+        self._library.nft_ctx_set_dry_run(self._context, is_dry)
         with os.fdopen(os.memfd_create("nft"), "wb") as file:
             file.write(text.encode())
             file.flush()
             with _LOCK:
-                errors = self._run(f"/proc/self/fd/{file.fileno()}", is_dry)
+                errors = self._run(f"/proc/self/fd/{file.fileno()}")
+                output: bytes = self._library.nft_ctx_get_output_buffer(self._context)  # and empty it
         self._is_spent = is_dry or bool(errors)  # then it believes in things that never came to be
         if len(text) > _LARGE and _RETURN_MEMORY:
             _RETURN_MEMORY(0)  # 1,000 chains take 30 MB, which glibc would keep for another time
-        return errors
+        return errors, output
 
-    def _run(self, path: str, is_dry: bool) -> list[TextError]:
-        self._library.nft_ctx_set_dry_run(self._context, is_dry)
+    def _run(self, path: str) -> list[TextError]:
         failed = self._library.nft_run_cmd_from_filename(self._context, path.encode())
         errors = self._library.nft_ctx_get_error_buffer(self._context)  # and empty it for the next time
         return _read_errors(errors.decode(errors="replace")) if failed else []

@@ -1,9 +1,9 @@
 """The one table that is ours, `inet tortie`, behind one Protocol: transactions in, what the kernel has out.
 
-Structure (chains with their rules, sets without elements) is text, and nobody here reads it: to compare it with what
-the kernel has, the text is rehearsed, and the two results are compared. Elements are values. `felix.nft.kerneltable`
-is the real table, `felix.nft.faketable` two dictionaries that fail on demand; one contract holds for both
-(tests/felix/nft/test_table.py).
+Structure (chains with their rules, sets without elements) is text. To compare it with what the kernel has, the text is
+rehearsed: compiled and shown to the kernel, which checks it and keeps nothing. Elements are values.
+`felix.nft.kerneltable` is the real table, `felix.nft.faketable` two dictionaries that fail on demand; one contract
+holds for both (tests/felix/nft/test_table.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from felix.nft.elements import ElementChange, Elements
 
 TABLE: Final = "tortie"
 
-_INTERVAL: Final = 0x4  # NFT_SET_INTERVAL
-_MAP: Final = 0x8  # NFT_SET_MAP
+INTERVAL: Final = 0x4  # NFT_SET_INTERVAL
+MAP: Final = 0x8  # NFT_SET_MAP
 
 
 class SetText(NamedTuple):
@@ -57,27 +57,27 @@ class Batch:
 
 
 class ChainShape(NamedTuple):
-    """What the kernel made of a chain's text. Good for comparing only."""
+    """What a chain's text was made into. Good for comparing only."""
 
-    header: bytes  # hook, priority, policy, comment
+    header: str  # hook, priority, policy, comment
     rules: bytes  # without counters
 
 
 class SetShape(NamedTuple):
-    """What the kernel made of a set's text. Good for comparing, and for reading its elements."""
+    """What a set's text was made into. Good for comparing, and for reading its elements."""
 
     flags: int  # NFT_SET_*
-    header: bytes  # types, comment
+    header: str  # types, comment
 
     @property
     def is_map(self) -> bool:
         """Whether elements have values."""
-        return bool(self.flags & _MAP)
+        return bool(self.flags & MAP)
 
     @property
     def is_interval(self) -> bool:
         """Whether elements are intervals."""
-        return bool(self.flags & _INTERVAL)
+        return bool(self.flags & INTERVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,9 @@ class RuleTable(Protocol):
         """
 
     async def rehearse(self, definition: Definition) -> Structure | list[Refusal]:
-        """Return what the kernel would have after `define` on a system without the table, which stays as it is.
+        """Return what the kernel would have after `define` on a system without the table.
 
-        Raises OSError.
+        Nothing is written, and nobody who listens to the kernel hears of it. Raises OSError.
         """
 
     async def define(self, definition: Definition) -> list[Refusal]:

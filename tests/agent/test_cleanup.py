@@ -82,7 +82,6 @@ def add_ours(places: Places) -> None:
         ip(version, "route", "add", "blackhole", first, "proto", "97", "metric", "9702")
         ip(version, "route", "add", first, "via", GATEWAYS[version], "dev", "u0", "proto", "97", "table", "42")
     run("nft", "-f", "-", text="table inet tortie {\n chain c {\n type filter hook forward priority 0; accept\n }\n}\n")
-    run("nft", "add", "table", "inet", "tortie_rehearsal")  # of an agent that was killed
     ip("link", "add", "renamed", "type", "vxlan", "id", "8", "dstport", "4791", "dev", "u0")
     ip("link", "set", "renamed", "alias", "tortie vxlan")
     (places.cni_conf_dir / conflist.FILE_NAME).write_text("{}")

@@ -170,7 +170,7 @@ class AgentNode:
         lines = [
             line
             for line in during.splitlines()
-            if not any(word in line for word in ("_word", "192.0.2.99", "# ", "tortie_rehearsal", "table local"))
+            if not any(word in line for word in ("_word", "192.0.2.99", "# ", "table local"))
         ]
         assert not [line for line in lines if line.strip()], during
 

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from felix.nft import clamp, masquerade, serviceguard
 from felix.nft.elements import PLAIN, ElementChange, Elements, Interval, Value, concatenate
 from felix.nft.enforcement import Change, Content, Difference, Enforcement, Report, SetContent
 from felix.nft.faketable import FakeRuleTable
 from felix.nft.kerneltable import KernelRuleTable
+from felix.nft.masquerade import Masquerade
 from felix.nft.table import Batch, Definition, Refusal, SetShape, SetText
+from inet.prefix import Family, Prefix
 
 A, B, C = b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"
 A6, B6 = b"\xfd" + bytes(14) + b"\1", b"\xfd" + bytes(14) + b"\2"
@@ -354,6 +357,38 @@ async def test_an_unchanged_restart_writes_nothing_to_the_kernel(
     before = nft("-a", "list", "ruleset")
     assert await Enforcement(kernel_table).sync(CONTENT) == Report(())
     assert nft("-a", "list", "ruleset") == before  # with handles: nothing was made anew
+
+
+EVERY_PREFIX = tuple(map(Prefix.parse, ("10.42.0.0/16", "fd42::/48")))
+NAT = Masquerade(EVERY_PREFIX, EVERY_PREFIX, EVERY_PREFIX, EVERY_PREFIX, frozenset((A, A6)))
+ADDRESSES = {Family.IPV4: bytes((192, 0, 2, 1)), Family.IPV6: bytes((0x20, 1, *13 * [0], 1))}
+PARTS = {
+    "segments": clamp.render(["eth0"]),
+    "services": serviceguard.render(EVERY_PREFIX),
+    "NAT": masquerade.render(NAT),
+    "NAT by ports": masquerade.render(replace(NAT, ports=(1024, 65535))),
+    "NAT, ports as they are": masquerade.render(replace(NAT, fully_random=False)),
+    "NAT to an address": masquerade.render(replace(NAT, addresses=ADDRESSES)),
+    "NAT to an address, ports as they are": masquerade.render(replace(NAT, fully_random=False, addresses=ADDRESSES)),
+    "NAT to an address by ports": masquerade.render(replace(NAT, ports=(1024, 65535), addresses=ADDRESSES)),
+    "priorities": Content(
+        {
+            f"{name}_{number}": f"type filter hook prerouting priority {name}{sign}; policy drop;\naccept"
+            for name in ("raw", "mangle", "filter", "security")
+            for number, sign in enumerate(("", " + 5", " - 5"))
+        }
+        | {"numbered": "type nat hook postrouting priority -7;", "remarkable": 'comment "it"\naccept comment "that"'},
+        {"marks": SetContent(SetText('type mark\ncomment "set"'), {})},
+    ),
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("content", PARTS.values(), ids=PARTS)
+async def test_what_was_written_is_found_to_be_what_is_wanted(kernel_table: KernelRuleTable, content: Content) -> None:
+    """The kernel's words for a rule may be others than the compiler's: every rule we write is to be tried here."""
+    assert not (await Enforcement(kernel_table).sync(content)).refusals
+    assert await Enforcement(kernel_table).sync(content) == Report(())
 
 
 @pytest.mark.kernel

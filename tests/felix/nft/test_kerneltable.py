@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from felix.nft.kerneltable import KernelRuleTable
-from felix.nft.table import Definition, SetText, Structure
+from felix.nft.table import Definition, Refusal, SetText
 
 pytestmark = pytest.mark.kernel
 
@@ -51,26 +54,36 @@ async def test_a_rehearsal_leaves_neither_thread_nor_file_nor_table(
     assert nft("list", "ruleset") == ""
 
 
-async def test_what_a_killed_rehearsal_left_is_no_part_of_the_next(
-    kernel_table: KernelRuleTable, nft: Callable[..., str]
-) -> None:
-    nft("add table inet tortie_rehearsal { flags dormant; chain left_over { }; }")
-    foretold = await kernel_table.rehearse(Definition(chains={"forward": "counter drop"}))
-    assert isinstance(foretold, Structure)
-    assert foretold.chains.keys() == {"forward"}
-    assert nft("list", "ruleset") == ""
+@contextlib.contextmanager
+def monitored(file: Path) -> Iterator[None]:
+    """Have `nft monitor` write down what it hears meanwhile, of whatever table."""
+
+    def say(word: str) -> None:
+        """Make and remove a table until that is heard: a listener takes a moment to begin."""
+        deadline = time.monotonic() + 20
+        while word not in file.read_text():
+            assert time.monotonic() < deadline
+            subprocess.run(["nft", f"add table ip {word}; delete table ip {word}"], check=True)
+
+    with file.open("wb") as output, subprocess.Popen(["nft", "monitor"], stdout=output) as process:
+        say("first_word")
+        yield
+        say("last_word")  # it is heard last: so all that came before was heard, too
+        process.terminate()
 
 
-async def test_a_rehearsal_that_is_given_up_leaves_nothing(
-    kernel_table: KernelRuleTable, nft: Callable[..., str]
+async def test_nobody_hears_of_a_rehearsal(
+    kernel_table: KernelRuleTable, nft: Callable[..., str], tmp_path: Path
 ) -> None:
-    task = asyncio.create_task(kernel_table.rehearse(LARGE))
-    await asyncio.sleep(0)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    await kernel_table.define(Definition())  # the same worker: after what was given up
-    assert "rehearsal" not in nft("list", "ruleset")
+    assert await kernel_table.define(LARGE) == []
+    bad = replace(LARGE, chains={**LARGE.chains, "bad": "goto absent"})
+    before = nft("-a", "list", "ruleset")
+    with monitored(heard := tmp_path / "heard"):
+        assert await kernel_table.rehearse(LARGE) == await kernel_table.read()
+        assert await kernel_table.rehearse(bad) == [Refusal("bad", "No such file or directory", "goto absent")]
+    lines = heard.read_text().splitlines()
+    assert [line for line in lines if "_word" not in line and not line.startswith("# new generation")] == []
+    assert nft("-a", "list", "ruleset") == before
 
 
 def test_the_thread_that_writes_bears_the_name_given(kernel_table: KernelRuleTable) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from felix.nfnetlink import Reader
+from felix.nft.library import Library
 from felix.nft.structure import read_structure
 from felix.nft.table import Structure
 from tests.felix.netns import Node
@@ -40,7 +41,7 @@ async def loaded(reader: Reader, nft: Callable[..., str], text: str) -> Structur
     with contextlib.suppress(AssertionError):
         nft("delete", "table", "inet", "tortie")
     nft(text=text)
-    structure = await read_structure(reader, "tortie")
+    structure = await read_structure(reader, "tortie", Library().rule_words)
     assert structure is not None
     return structure
 
@@ -51,7 +52,7 @@ async def test_what_is_read_depends_on_the_text_alone(reader: Reader, nft: Calla
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, contextlib.suppress(OSError):
         datagram.sendto(b"counted", ("127.0.0.1", 9))
     assert "packets 0" not in nft("list", "chain", "inet", "tortie", "output")
-    assert await read_structure(reader, "tortie") == before
+    assert await read_structure(reader, "tortie", Library().rule_words) == before
     assert await loaded(reader, nft, RULES) == before
 
 
@@ -91,4 +92,4 @@ async def test_sets_without_a_name_are_their_rules_affair(reader: Reader, nft: C
 
 async def test_there_may_be_no_table(reader: Reader, nft: Callable[..., str]) -> None:
     nft(text="table ip tortie {\n}")
-    assert await read_structure(reader, "tortie") is None
+    assert await read_structure(reader, "tortie", Library().rule_words) is None
