@@ -11,42 +11,48 @@ from dataclasses import replace
 
 from felix.conntrack import Flow
 from policy.evaluator import Packet, evaluate
-from policy.ir import Chain, Delta, MemberChange, NodeFacts, Outcome, Ruleset, Target
+from policy.ir import Chain, Delta, MemberChange, NodeFacts, Outcome, Ruleset
 from policy.policies import Action
 
 
 def doubtful(ruleset: Ruleset, delta: Delta) -> set[bytes]:
     """Return the addresses of pods whose connections a delta may deny; `ruleset` is the one after it."""
     found = {address for address, (before, after) in delta.endpoints.items() if before and after}
-    changes = delta.members_changed
-    suspects = {name for name, chain in ruleset.chains.items() if _denies_more(chain, changes)} if changes else set()
+    suspects = _stricter(ruleset.chains, delta.members_changed)
     if suspects:
-        for address, endpoint in ruleset.endpoints.items():
-            if any(_reaches(ruleset, target, suspects) for target in endpoint.targets):
-                found.add(address)
+        found.update(
+            address for address, endpoint in ruleset.endpoints.items() if not suspects.isdisjoint(endpoint.targets)
+        )
+    return found
+
+
+def _stricter(chains: Mapping[str, Chain], changes: Mapping[str, MemberChange]) -> set[str]:
+    """Return the chains that let through less than before, or go on to such a one."""
+    if not changes:
+        return set()
+    found = {name for name, chain in chains.items() if _denies_more(chain, changes)}
+    while found:
+        before = {name for name, chain in chains.items() if chain.otherwise in found} - found
+        if not before:
+            break
+        found |= before
     return found
 
 
 def _denies_more(chain: Chain, changes: Mapping[str, MemberChange]) -> bool:
     """Whether somebody is no longer let through, or is now among those who are not."""
-    touched = {ref.name for ref in chain.sets if ref.name in changes}
+    touched = [ref.name for ref in chain.sets if ref.name in changes]
+    if not touched:  # nearly all of them, many times a second
+        return False
     if any(changes[name].removed for name in touched):
         return True
-    return bool(touched) and any(
+    return any(
         ref.name in touched
         for rule in chain.rules
         if rule.action is not Action.ACCEPT
         for clause in rule.clauses
         for ref in clause.sets
     )
-
-
-def _reaches(ruleset: Ruleset, target: Target, chains: set[str]) -> bool:
-    while not isinstance(target, Outcome):
-        if target in chains:
-            return True
-        target = ruleset.chains[target].otherwise
-    return False
 
 
 def denied(ruleset: Ruleset, flows: Iterable[Flow], own_addresses: Collection[bytes]) -> list[Flow]:
