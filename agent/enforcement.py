@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
@@ -28,7 +27,8 @@ from agent.objects.model import Key
 from agent.objects.policy_objects import READERS, deletion_of, notices, update_of
 from agent.objects.problem import Problem
 from agent.policy_cluster import Place, PolicyCluster, parse_port
-from agent.policy_flows import denied, doubtful
+from agent.policy_cutter import ConnectionCutter
+from agent.policy_flows import doubtful
 from agent.policy_kernel import PolicyKernel
 from agent.policy_leftovers import Leftovers
 from agent.policy_quarantine import Quarantine
@@ -51,12 +51,6 @@ RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
 AUDIT_INTERVAL_S: Final = 300.0
 """How often the table is read back, whatever events say."""
 
-SECOND_LOOK_S: Final = 0.1
-"""A packet judged by the rules before may make its connection known so long after they are gone."""
-
-LOOK_REST: Final = 20
-"""How many times as long as it took to look at connections nobody does so again: 5 % of a core at most."""
-
 log = structlog.get_logger("policy")
 
 
@@ -68,9 +62,9 @@ class NodePolicy:
     ) -> None:
         self.engine: Final = Engine(node)
         self.attachments: Final = Attachments(node)
+        self.cutter: Final = ConnectionCutter(self.engine.ruleset, now=now)
         self.hindrance: Final = hindrance  # why nothing can be enforced
         self.repaired = 0  # how often the table was found changed by others
-        self.cut = 0  # connections
         self._node = node
         self._kernel = kernel
         self._keeper = Enforcement(kernel.table) if kernel else None
@@ -102,10 +96,6 @@ class NodePolicy:
         self._audit_at = now() + AUDIT_INTERVAL_S
         self._links_stale = True
         self._unmarked: frozenset[bytes] = frozenset()
-        self._gone: set[bytes] = set()  # addresses that pods of ours had, not looked at yet
-        self._first_look: set[bytes] = set()  # whose connections are to be looked at
-        self._second_looks: deque[tuple[float, frozenset[bytes]]] = deque()  # from when on, and whose
-        self._rested_at = 0.0
 
     # Objects
 
@@ -269,9 +259,14 @@ class NodePolicy:
         self._idle.clear()
         self._wake.set()
 
-    async def settled(self) -> None:
-        """Wait until the worker has nothing left to do but to wait."""
+    async def written(self) -> None:
+        """Wait until what was taken over is in the kernel, or was refused."""
         await self._idle.wait()
+
+    async def settled(self) -> None:
+        """Wait until there is nothing left to do but to wait."""
+        await self.written()
+        await self.cutter.settled()
 
     async def run(self) -> None:
         """Keep the table until cancelled."""
@@ -282,6 +277,7 @@ class NodePolicy:
             tasks.create_task(self._follow_table(self._kernel), name="table events")
             tasks.create_task(self._follow_links(self._kernel), name="pod links")
             tasks.create_task(self._work(self._kernel, self._keeper), name="policy worker")
+            tasks.create_task(self.cutter.run(self._kernel), name="denied connections")
 
     async def _follow_table(self, kernel: PolicyKernel) -> None:
         async for event in kernel.table_events():
@@ -301,7 +297,7 @@ class NodePolicy:
                 self._is_wanted |= EGRESS_OK in found.chains
                 await self._leftovers.find(kernel.table, found)
         while True:
-            deadlines = (self._audit_at, self._retry_at, self._next_look_at(), self._leftovers.held_until)
+            deadlines = (self._audit_at, self._retry_at, self._leftovers.held_until)
             delay = min(each for each in deadlines if each is not None) - self._now()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, delay)):
@@ -336,7 +332,7 @@ class NodePolicy:
         beside = self._parts.change()
         if beside is None or self._is_wanted is not self._is_skeleton_written:
             self._needs_sync = self._expects_difference = True
-        self._gone.update(address for address, (_, after) in delta.endpoints.items() if after is None)
+        self.cutter.gone(address for address, (_, after) in delta.endpoints.items() if after is None)
         new = (address for address, (before, after) in delta.endpoints.items() if after and not before)
         if self._links_stale or not all(map(self.attachments.has, new)):
             await self._mark_pods(kernel)
@@ -348,7 +344,6 @@ class NodePolicy:
             await self._change_parts(keeper, beside or Change())
             await self._change(keeper, delta)
         self._end_round()
-        await self._look(kernel)
 
     async def _may_begin(self, kernel: PolicyKernel) -> bool:
         """Whether the table that was found may follow the objects, most of which may be missing."""
@@ -392,7 +387,7 @@ class NodePolicy:
             self.wake()
             return
         self._quarantine.succeeded()
-        self._doubt(doubtful(self.engine.ruleset, delta))
+        self.cutter.doubt(doubtful(self.engine.ruleset, delta))
 
     async def _sync(self, keeper: Enforcement, pending: Collection[str]) -> None:
         """Have the kernel hold the whole of it, whatever it holds now; `pending` chains and sets have changed here."""
@@ -420,7 +415,7 @@ class NodePolicy:
         self._quarantine.succeeded()
         if report.differences:
             log.info("policy.written", chains=len(content.chains), sets=len(content.sets))
-            self._doubt(self.engine.ruleset.endpoints.keys())
+            self.cutter.doubt(self.engine.ruleset.endpoints.keys())
 
     def _refused(self, refusals: Sequence[Refusal]) -> None:
         """Put those policies aside that the kernel named, or try again later."""
@@ -443,40 +438,3 @@ class NodePolicy:
             delay_s = RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S) - 1)]
             self._failures += 1
         self._retry_at = self._now() + delay_s
-
-    # Connections
-
-    def _doubt(self, whose: Collection[bytes]) -> None:
-        """Have the connections of some pods looked at, and of those that are gone."""
-        self._first_look.update(whose, self._gone)
-        self._gone.clear()
-
-    def _next_look_at(self) -> float | None:
-        times = [self._rested_at] if self._first_look else []
-        return min((*times, *(at for at, _ in self._second_looks)), default=None)
-
-    async def _look(self, kernel: PolicyKernel) -> None:
-        """Look at connections, each pod's twice. A look takes all connections there are: it is followed by a rest."""
-        now = self._now()
-        whose: set[bytes] = set()
-        if self._first_look and now >= self._rested_at:
-            whose, self._first_look = self._first_look, set()
-            self._second_looks.append((now + SECOND_LOOK_S, frozenset(whose)))
-        while self._second_looks and now >= self._second_looks[0][0]:
-            whose |= self._second_looks.popleft()[1]
-        if whose:
-            await self._cut_denied(kernel, whose)
-            self._rested_at = self._now() + LOOK_REST * (self._now() - now)
-
-    async def _cut_denied(self, kernel: PolicyKernel, whose: Collection[bytes]) -> None:
-        """End the connections that the rules in force would not let begin."""
-        try:
-            flows = await kernel.flows(whose)
-            doomed = denied(self.engine.ruleset, flows, await kernel.own_addresses()) if flows else []
-            failures = await kernel.cut(doomed) if doomed else []
-        except OSError as error:
-            log.warning("policy.connections_unknown", reason=error.strerror or str(error))
-            return
-        if doomed:
-            self.cut += len(doomed) - len(failures)
-            log.info("policy.connections_cut", count=len(doomed), failed=len(failures))

@@ -294,7 +294,7 @@ class View:
             chains=len(ruleset.chains),
             sets=len(ruleset.sets),
             repaired=policy.repaired,
-            connections_cut=policy.cut,
+            connections_cut=policy.cutter.count,
         )
 
     def conditions(self) -> list[ConditionReport]:

@@ -206,7 +206,7 @@ class _Agent:
         batch = Batch({each.key: each for each in items}, frozenset(each.key for each in gone), (), full_lists=1)
         begin, cpu = time.perf_counter(), time.process_time()
         self._policy.take(batch)
-        await self._policy.settled()
+        await self._policy.written()
         taken = time.perf_counter() - begin, time.process_time() - cpu
         if self._policy.error:
             raise BenchError(self._policy.error)

@@ -255,14 +255,21 @@ class NetlinkSocket:
                     _raise_failure(data, answer)
                     return data[answer.start : answer.end]
 
-    async def dump(self, request: bytes, parse: Callable[[bytes, int, int], Row | None]) -> tuple[list[Row], bool]:
-        """Send a dump request; return its rows and whether changes overtook it. See the function of this name."""
+    async def dump(
+        self, request: bytes, parse: Callable[[bytes, int, int], Row | None], *, is_slow: bool = False
+    ) -> tuple[list[Row], bool]:
+        """Send a dump request; return its rows and whether changes overtook it. See the function of this name.
+
+        A slow one makes the kernel look through much more than it tells, and does so in a thread.
+        """
         rows: list[Row] = []
         was_interrupted = False
-        sequence = self._send(request, Flag.DUMP)
+        sequence = (
+            await asyncio.to_thread(self._send, request, Flag.DUMP) if is_slow else self._send(request, Flag.DUMP)
+        )
         pieces = 0
         while True:
-            data = self._socket.recv(_RECEIVE_BYTES)
+            data = await asyncio.to_thread(self._receive) if is_slow else self._receive()
             for answer in messages(data):
                 if answer.sequence != sequence:
                     continue
@@ -284,6 +291,9 @@ class NetlinkSocket:
         _add_flags(buffer, 0, flags)
         self._socket.sendto(buffer, (0, 0))
         return self._sequence
+
+    def _receive(self) -> bytes:
+        return self._socket.recv(_RECEIVE_BYTES)
 
     def _write_chunk(self, chunk: list[bytes], position: int) -> list[Failure]:
         """Send one chunk. An ACK is asked of the last message alone: the kernel reports failures unasked."""

@@ -113,11 +113,13 @@ class Reader:
         """Send a request that is answered by one message; return its body. Raises OSError with the kernel's words."""
         return self._netlink.ask(message)
 
-    async def dump(self, message: bytes, parse: Callable[[bytes, int, int], Row | None]) -> list[Row]:
-        """Send a dump request; return what `parse` makes of each row. See `felix.netlink.dump`. Raises OSError."""
+    async def dump(
+        self, message: bytes, parse: Callable[[bytes, int, int], Row | None], *, is_slow: bool = False
+    ) -> list[Row]:
+        """Send a dump request; return what `parse` makes of each row. See `felix.netlink`. Raises OSError."""
         for _ in range(_DUMP_ATTEMPTS):
             try:
-                rows, was_interrupted = await self._netlink.dump(message, parse)
+                rows, was_interrupted = await self._netlink.dump(message, parse, is_slow=is_slow)
             except BaseException:  # what is left of it must not be taken for the next one's
                 with closing_aside(self._netlink):
                     self._netlink = NetlinkSocket(NETLINK_NETFILTER)

@@ -124,10 +124,14 @@ class PolicyWorld:
     async def tell(
         self, *items: Keyed, gone: Iterable[Keyed] = (), is_synced: bool = True, full_lists: int = 1
     ) -> None:
+        self.take(*items, gone=gone, full_lists=full_lists if is_synced else 0)
+        await self.settle()
+
+    def take(self, *items: Keyed, gone: Iterable[Keyed] = (), full_lists: int = 1) -> None:
+        """Tell of objects and wait for nothing."""
         deleted = frozenset(item.key for item in gone)
         changed: dict[Key, Keyed] = {item.key: item for item in items}
-        self.policy.take(Batch(changed, deleted, (), full_lists=full_lists if is_synced else 0))
-        await self.settle()
+        self.policy.take(Batch(changed, deleted, (), full_lists=full_lists))
 
     async def settle(self) -> None:
         for _ in range(3):
@@ -138,6 +142,7 @@ class PolicyWorld:
     async def pass_time(self, seconds: float) -> None:
         self.time += seconds
         self.policy.wake()
+        self.policy.cutter.wake()
         await self.settle()
 
     def verdict(self, direction: str, number: int) -> Value | None:

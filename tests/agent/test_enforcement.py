@@ -219,7 +219,7 @@ async def test_a_new_deny_cuts_what_it_denies_and_nothing_else(world: PolicyWorl
     assert world.kernel.cut_ones == [denied]
     await world.tell(world.pod("a", 2, app="no-more"))
     assert world.kernel.cut_ones == [denied, allowed]
-    assert world.policy.cut == 2
+    assert world.policy.cutter.count == 2
 
 
 async def test_a_connection_that_shows_only_after_the_change_is_cut_by_the_second_look(world: PolicyWorld) -> None:

@@ -83,7 +83,7 @@ async def test_a_cut_connection_is_revived_by_neither_side(
             assert says(*ends)
             assert says(*reversed(ends))
             await real.tell(policy)
-            await eventually(lambda: real.policy.cut, lambda cut: cut == 1, what="the connection cut")
+            await eventually(lambda: real.policy.cutter.count, lambda cut: cut == 1, what="the connection cut")
             assert not says(*ends)
             assert not says(*reversed(ends))
             assert not says(*ends)
@@ -98,7 +98,7 @@ async def test_a_connection_that_a_new_policy_still_allows_goes_on(real: RealNod
                 network_policy("db-in", "p1", "Ingress", ingress=[from_app("p0")]),
                 network_policy("front-out", "p0", "Egress", egress=[{"ports": [{"port": PORT}]}]),
             )
-            await eventually(lambda: real.policy.cut, lambda cut: cut == 1, what="the one connection cut")
+            await eventually(lambda: real.policy.cutter.count, lambda cut: cut == 1, what="the one connection cut")
             ends = (kept, kept_there) if first == "client" else (kept_there, kept)
             assert says(*ends)
             assert says(*reversed(ends))

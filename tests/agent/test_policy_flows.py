@@ -46,6 +46,14 @@ def test_whoever_is_newly_denied_or_passed_on_is_in_doubt(world: PolicyWorld) ->
         assert tell(world, world.pod("c", 4, app=f"new-{number}")) == {world.address(3)}
 
 
+def test_what_a_chain_goes_on_to_counts_as_its_own(world: PolicyWorld) -> None:
+    tell(world, world.allow("p", {"app": "b"}, {"app": "a"}))
+    rule = {"action": "Accept", "from": [{"pods": {"podSelector": {"matchLabels": {"app": "z"}}}}]}
+    spec = {"tier": "Admin", "priority": 1, "subject": {"pods": {"podSelector": {}}}, "ingress": [rule]}
+    tell(world, manifest("ClusterNetworkPolicy", "admin", spec=spec))
+    assert tell(world, world.pod("a", 2, app="no-more")) >= {world.address(3)}
+
+
 def test_a_pod_that_comes_has_no_connections_to_doubt(world: PolicyWorld) -> None:
     assert tell(world, world.pod("d", 5, app="d")) == set()
 

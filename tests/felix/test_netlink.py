@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -165,3 +166,27 @@ async def test_a_dump_overtaken_by_changes_is_taken_again(wire: NetlinkSocket, m
     monkeypatch.setattr(NetlinkSocket, "dump", overtaken_twice)
     assert await dumped(Family.IPV4) == {Prefix.parse("10.9.0.0/24")}
     assert attempts == 3
+
+
+async def test_the_kernel_takes_its_time_over_a_slow_dump_in_another_thread(
+    wire: NetlinkSocket, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    for name in ("_send", "_receive"):
+        monkeypatch.setattr(wire, name, _noting_thread(getattr(wire, name), threads))
+    request = routemessages.dump(family)
+    quick, _ = await wire.dump(request, routemessages.parse)
+    assert threads == {threading.get_ident()}
+    threads.clear()
+    slow, _ = await wire.dump(request, routemessages.parse, is_slow=True)
+    assert threads
+    assert threading.get_ident() not in threads
+    assert slow == quick
+
+
+def _noting_thread(function: Callable[..., object], threads: set[int]) -> Callable[..., object]:
+    def noting(*arguments: object) -> object:
+        threads.add(threading.get_ident())
+        return function(*arguments)
+
+    return noting
