@@ -75,7 +75,7 @@ class PodMtu:
         self._around = around
         self._policy = policy
         self._kernel = kernel
-        self._tunnels: frozenset[str] = frozenset()
+        self.tunnels: frozenset[str] = frozenset()  # names of our tunnel devices in use
         self._mtu: int | None = None
         self._listeners: list[Callable[[], None]] = []
         self._wake = asyncio.Event()
@@ -105,8 +105,8 @@ class PodMtu:
 
     def set_tunnels(self, names: frozenset[str]) -> None:
         """Say which links are tunnels of ours in use: they are no uplinks, and segments that leave by them are cut."""
-        if names != self._tunnels:
-            self._tunnels = names
+        if names != self.tunnels:
+            self.tunnels = names
             if self._mtu is not None:  # at once: after a restart the table is about to be compared
                 self._policy.contribute(OWNER, clamp.render(self._clamped(self._mtu)))
             self.wake()
@@ -151,7 +151,7 @@ class PodMtu:
                 await self.look()
             except OSError as error:
                 log.warning("mtu.links_unreadable", reason=error.strerror or str(error))
-                self._policy.contribute(OWNER, clamp.render(self._tunnels))  # policy is not to wait for this
+                self._policy.contribute(OWNER, clamp.render(self.tunnels))  # policy is not to wait for this
             await asyncio.sleep(GATHERING_S + REST * (time.monotonic() - began))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
@@ -166,11 +166,11 @@ class PodMtu:
         others = [
             each
             for each in every
-            if each.group != POD_INTERFACE_GROUP and not each.is_loopback and each.name not in self._tunnels
+            if each.group != POD_INTERFACE_GROUP and not each.is_loopback and each.name not in self.tunnels
         ]
         await self._find(others)
         if self._mtu is None:
-            self._policy.contribute(OWNER, clamp.render(self._tunnels))
+            self._policy.contribute(OWNER, clamp.render(self.tunnels))
             return
         done = await self._kernel.correct(pods, self._mtu)
         self._note(done)
@@ -226,4 +226,4 @@ class PodMtu:
     def _clamped(self, mtu: int) -> frozenset[str]:
         """Return the links by which something leaves that may be too large for them."""
         largest = max([mtu, *(each.mtu for each in self.uncorrected)])
-        return self._tunnels | {each.name for each in self.uplinks if each.mtu < largest}
+        return self.tunnels | {each.name for each in self.uplinks if each.mtu < largest}

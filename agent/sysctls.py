@@ -73,7 +73,7 @@ class SysctlKeeper:
         """Compare them with the kernel's, and set what differs."""
         own = self._around.own
         is_known = self._around.is_synced and own is not None
-        uplinks = [each.name for each in self._mtu.uplinks]
+        uplinks = [*(each.name for each in self._mtu.uplinks), *self._mtu.tunnels]
         nodes = len(self._around.nodes)
         has_ipv6 = own is not None and any(cidr.family is Family.IPV6 for cidr in own.pod_cidrs)
 

@@ -1,8 +1,11 @@
 """What the table `inet tortie` holds for tunnels: who may send us packets in one, and that no pod does.
 
-    tunnel_in    prerouting, before conntrack: what a pod has encapsulated is dropped, and so is what comes to this
-                 node in a tunnel from anybody who is not a node
+    tunnel_in    prerouting, before conntrack ─ what looks encapsulated ─ tunnel_from: dropped if a pod has sent it, and
+                 so is what comes to this node in a tunnel from anybody who is not a node
     tunnel_out   output: what this node encapsulates is not tracked
+
+Every packet that comes to this node pays for the first of these, most of them twice, before and after they are
+unpacked. So what is no tunnel's is let go by two comparisons, and what a node sent by few more.
 
 Tracking would cost an entry for each flow of each pod, since the outer UDP source port tells them apart, and would let
 somebody's address translation at the outer header, which no other node could accept.
@@ -32,7 +35,7 @@ UNKNOWN_SENDER: Final = "in a tunnel from an address that is no node's"
 
 _PEERS: Final = {Family.IPV4: "tunnel_peers4", Family.IPV6: "tunnel_peers6"}
 _PODS: Final = {Family.IPV4: "tunnel_pods4", Family.IPV6: "tunnel_pods6"}
-_POD_ORIGINS: Final = (f"iifgroup {POD_INTERFACE_GROUP}", "ip saddr @tunnel_pods4", "ip6 saddr @tunnel_pods6")
+_POD_SOURCES: Final = ("ip saddr @tunnel_pods4", "ip6 saddr @tunnel_pods6")
 _KEYWORD: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _PROTOCOL: Final = {Family.IPV4: 4, Family.IPV6: 41}  # of what is inside: IPv4 (RFC 2003), IPv6 (RFC 2473)
 
@@ -67,12 +70,14 @@ def content(
             "tunnel_in": "\n".join(
                 (
                     "type filter hook prerouting priority -310; policy accept;",
-                    *(
-                        f'{origin} {match} counter drop comment "{FROM_POD}"'
-                        for match in _encapsulated(port)
-                        for origin in _POD_ORIGINS
-                    ),
+                    *(f"{match} goto tunnel_from" for match in _encapsulated(port)),
+                )
+            ),
+            "tunnel_from": "\n".join(
+                (
+                    f'iifgroup {POD_INTERFACE_GROUP} counter drop comment "{FROM_POD}"',
                     *(f"{match} {_is_peer(family)} notrack accept" for family, match in matches),
+                    *(f'{source} counter drop comment "{FROM_POD}"' for source in _POD_SOURCES),
                     *(
                         f'{_of_family(family)} {match} fib daddr type local counter drop comment "{UNKNOWN_SENDER}"'
                         for family, match in matches
@@ -82,7 +87,7 @@ def content(
             "tunnel_out": "\n".join(
                 (
                     "type filter hook output priority -310; policy accept;",
-                    *(f"{match} {_is_peer(family, 'daddr')} notrack" for family, match in matches),
+                    *(f"{match} {_is_peer(family, 'daddr')} notrack accept" for family, match in matches),
                 )
             ),
         },
@@ -115,7 +120,7 @@ def _matches(media: Collection[Medium], port: int) -> Iterator[tuple[Family, str
 def _encapsulated(port: int) -> Iterator[str]:
     """Yield what no pod may send, whichever tunnels this node has: it could enter those of others."""
     yield f"udp dport {port}"
-    for protocol in _PROTOCOL.values():
+    for protocol in _PROTOCOL.values():  # a comparison each costs less than a set of both
         yield f"meta l4proto {protocol}"
 
 

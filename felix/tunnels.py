@@ -32,7 +32,7 @@ ALIAS: Final = "tortie {}"
 """What stands on a link of ours as its alias, with its kind: so it is known by another name, too."""
 
 _MODULES: Final = {Kind.VXLAN: "vxlan", Kind.IPIP: "ipip", Kind.IP6TNL: "ip6_tunnel"}
-_LOOSE: Final = "2"  # rp_filter: what comes out of a tunnel may be from a node, whose own address is reached directly
+_STRICT, _LOOSE = "1", "2"  # rp_filter: what comes out of a tunnel may be from a node that is reached directly
 
 
 class Tunnels(Protocol):
@@ -200,7 +200,9 @@ class KernelTunnels:
         if mtu and link.mtu != max(mtu.values()):
             await self._do(tunnelmessages.set_mtu(interface, max(mtu.values())))
         name = DEVICES[device.kind]
-        self._set("ipv4", name, "rp_filter", _LOOSE)
+        # The larger of the two counts. Where nobody checks sources neither do we: it is a lookup for each packet.
+        if max(self._get("ipv4", each, "rp_filter") for each in ("all", name)) == _STRICT:
+            self._set("ipv4", name, "rp_filter", _LOOSE)
         if offload.is_checksum_broken(os.uname().release):
             offload.disable_transmit_checksum(name)
         present = {row.address.packed for row in await links.addresses() if row.interface == interface}
@@ -216,13 +218,15 @@ class KernelTunnels:
         if Family.IPV6 in mtu:  # the kernel sets it to the link's whenever that changes, or comes up
             self._set("ipv6", name, "mtu", str(mtu[Family.IPV6]))
 
+    def _get(self, family: str, name: str, setting: str) -> str:
+        with contextlib.suppress(OSError):  # a family that is off
+            return (self._proc_sys / "net" / family / "conf" / name / setting).read_text(encoding="ascii").strip()
+        return ""
+
     def _set(self, family: str, name: str, setting: str, value: str) -> None:
-        path = self._proc_sys / "net" / family / "conf" / name / setting
-        try:
-            if path.read_text(encoding="ascii").strip() != value:
-                path.write_text(value, encoding="ascii")
-        except OSError:
-            return  # a family that is off; or what the sysctl report complains of anyway
+        if self._get(family, name, setting) != value:
+            with contextlib.suppress(OSError):  # a family that is off; or what the sysctl report complains of anyway
+                (self._proc_sys / "net" / family / "conf" / name / setting).write_text(value, encoding="ascii")
 
     async def _explain(self, kind: Kind, device: Device | None, error: OSError) -> str:
         """Say what stands in the way of a device, and what to do."""

@@ -19,8 +19,8 @@ PEERS = [parse_address("172.16.0.2"), parse_address("fd16::2")]
 PODS = [Prefix.parse("10.42.1.0/24"), Prefix.parse("fd42:0:0:1::/64")]
 
 
-def rules(found: Content, chain: str) -> list[str]:
-    return found.chains[chain].splitlines()[1:]
+def rules(found: Content, chain: str, skipped: int = 1) -> list[str]:
+    return found.chains[chain].splitlines()[skipped:]
 
 
 def test_without_tunnels_there_is_nothing() -> None:
@@ -32,27 +32,33 @@ def test_nodes_come_in_untracked_and_strangers_do_not() -> None:
     stranger = (
         'udp dport 4789 fib daddr type local counter drop comment "in a tunnel from an address that is no node\'s"'
     )
-    assert rules(found, "tunnel_in")[-4:] == [
+    accepted, dropped = rules(found, "tunnel_from")[:2], rules(found, "tunnel_from")[-2:]
+    assert accepted == [
         "udp dport 4789 ip saddr @tunnel_peers4 notrack accept",
         "udp dport 4789 ip6 saddr @tunnel_peers6 notrack accept",
+    ]
+    assert dropped == [
         f"meta nfproto ipv4 {stranger}",
         f"meta nfproto ipv6 {stranger}",
     ]
     assert rules(found, "tunnel_out") == [
-        "udp dport 4789 ip daddr @tunnel_peers4 notrack",
-        "udp dport 4789 ip6 daddr @tunnel_peers6 notrack",
+        "udp dport 4789 ip daddr @tunnel_peers4 notrack accept",
+        "udp dport 4789 ip6 daddr @tunnel_peers6 notrack accept",
     ]
 
 
 def test_pods_may_encapsulate_nothing_whatever_this_node_uses() -> None:
     for media in (VXLAN, IPIP):
-        dropped = [rule for rule in rules(content(media, 4789, PEERS, PODS), "tunnel_in") if "by a pod" in rule]
-        for match in ("udp dport 4789", "meta l4proto 4", "meta l4proto 41"):
-            assert sum(f" {match} counter drop" in rule for rule in dropped) == 3
+        found = content(media, 4789, PEERS, PODS)
+        assert rules(found, "tunnel_in") == [
+            f"{match} goto tunnel_from" for match in ("udp dport 4789", "meta l4proto 4", "meta l4proto 41")
+        ]
+        dropped = [rule.partition(" counter")[0] for rule in rules(found, "tunnel_from", 0) if "by a pod" in rule]
+        assert dropped == ["iifgroup 97", "ip saddr @tunnel_pods4", "ip6 saddr @tunnel_pods6"]
 
 
 def test_ip_in_ip_is_known_by_its_protocol_in_each_family() -> None:
-    accepted = [rule for rule in rules(content(IPIP, 4789, PEERS, PODS), "tunnel_in") if "accept" in rule]
+    accepted = [rule for rule in rules(content(IPIP, 4789, PEERS, PODS), "tunnel_from", 0) if "accept" in rule]
     assert accepted == [
         "meta l4proto 4 ip saddr @tunnel_peers4 notrack accept",
         "meta l4proto 41 ip6 saddr @tunnel_peers6 notrack accept",

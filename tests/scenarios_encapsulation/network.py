@@ -187,7 +187,7 @@ class Net:
 
     async def dropped(self, node: str, comment: str) -> int:
         """Return how many packets a node has dropped by the rules of tunnels with this comment."""
-        rules = await self.lab.run(node, "nft", "list", "chain", "inet", "tortie", "tunnel_in")
+        rules = await self.lab.run(node, "nft", "list", "chain", "inet", "tortie", "tunnel_from")
         return sum(int(line.split("packets ")[1].split()[0]) for line in rules.splitlines() if comment in line)
 
 
