@@ -200,9 +200,7 @@ class KernelTunnels:
         if mtu and link.mtu != max(mtu.values()):
             await self._do(tunnelmessages.set_mtu(interface, max(mtu.values())))
         name = DEVICES[device.kind]
-        # The larger of the two counts. Where nobody checks sources neither do we: it is a lookup for each packet.
-        if max(self._get("ipv4", each, "rp_filter") for each in ("all", name)) == _STRICT:
-            self._set("ipv4", name, "rp_filter", _LOOSE)
+        self._loosen(name)
         if offload.is_checksum_broken(os.uname().release):
             offload.disable_transmit_checksum(name)
         present = {row.address.packed for row in await links.addresses() if row.interface == interface}
@@ -217,6 +215,11 @@ class KernelTunnels:
             await self._do(tunnelmessages.set_up(interface, up=True))
         if Family.IPV6 in mtu:  # the kernel sets it to the link's whenever that changes, or comes up
             self._set("ipv6", name, "mtu", str(mtu[Family.IPV6]))
+
+    def _loosen(self, name: str) -> None:
+        """Have sources checked loosely, or not where nobody checks any: it is a lookup for each packet."""
+        if max(self._get("ipv4", each, "rp_filter") for each in ("all", name)) == _STRICT:  # the larger one counts
+            self._set("ipv4", name, "rp_filter", _LOOSE)
 
     def _get(self, family: str, name: str, setting: str) -> str:
         with contextlib.suppress(OSError):  # a family that is off
