@@ -1,0 +1,140 @@
+"""The nodes of a cluster as its API server tells them. With a real server: tests/kubernetes/test_fleet.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.fleet import FleetError, NodeUnreachableError, Outcome, kubernetes
+from agent.fleet.kubernetes import AGENT_CONTAINER, AGENT_LABELS, KubernetesFleet
+from agent.kubernetes.client import Request
+from agent.kubernetes.errors import Refused, Unreachable
+from agent.kubernetes.exec import Ended
+from tests.agent.kubernetes.apiserver import FakeClient
+
+
+def pod(name: str, node: str, phase: str = "Running") -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"nodeName": node}, "status": {"phase": phase}}
+
+
+class Cluster:
+    """Nodes n1, n2, n3 and what pods there are."""
+
+    def __init__(self, *agents: dict[str, Any]) -> None:
+        self.agents = list(agents)
+        self.found: list[dict[str, Any]] = []  # by a field selector
+        self.statuses: list[dict[str, Any]] = []
+        self.client = FakeClient(self._answer)
+        self.fleet = KubernetesFleet(self.client)  # type: ignore[arg-type]  # a fake
+
+    def _answer(self, request: Request) -> dict[str, Any]:
+        match str(request.resource):
+            case "nodes":
+                return {"items": [{"metadata": {"name": name}} for name in ("n3", "n1", "n2")]}
+            case "pods" if request.query.get("labelSelector") == AGENT_LABELS:
+                return {"items": self.agents}
+            case "pods":
+                return {"items": self.found}
+            case _:
+                return {"items": self.statuses}
+
+
+async def test_nodes_are_told_in_order_with_why_they_cannot_be_asked() -> None:
+    cluster = Cluster(pod("a1", "n1"), pod("a2", "n2", "Pending"))
+    assert await cluster.fleet.nodes() == {
+        "n1": "",
+        "n2": "its agent's pod a2 is Pending",
+        "n3": "no agent pod is there",
+    }
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_while_an_agent_is_replaced_the_one_that_runs_is_asked(order: int) -> None:
+    cluster = Cluster(*[pod("old", "n1", "Failed"), pod("new", "n1")][::order])
+    assert (await cluster.fleet.nodes())["n1"] == ""
+
+
+async def test_a_long_list_is_read_page_by_page() -> None:
+    def answer(request: Request) -> dict[str, Any]:
+        if str(request.resource) == "pods":
+            return {"items": []}
+        if "continue" not in request.query:
+            return {"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "n1"}}]}
+        assert request.query["continue"] == "more"
+        return {"metadata": {}, "items": [{"metadata": {"name": "n2"}}]}
+
+    assert list(await KubernetesFleet(FakeClient(answer)).nodes()) == ["n1", "n2"]  # type: ignore[arg-type]  # a fake
+
+
+@pytest.mark.parametrize(
+    ("end", "namespace", "field"),
+    [
+        ("shop/web", "shop", "metadata.name=web"),
+        ("web", "", "metadata.name=web"),
+        ("10.42.1.9", "", "status.podIP=10.42.1.9"),
+        ("fd42::9", "", "status.podIP=fd42::9"),
+    ],
+)
+async def test_a_pod_is_looked_for_by_what_it_was_called(end: str, namespace: str, field: str) -> None:
+    cluster = Cluster()
+    cluster.found = [pod("web", "n2")]
+    assert await cluster.fleet.node_of(end) == "n2"
+    (asked,) = cluster.client.asked
+    assert (asked.namespace, asked.query["fieldSelector"]) == (namespace, f"{field},status.phase=Running")
+
+
+async def test_a_name_that_pods_of_two_nodes_have_is_no_answer() -> None:
+    cluster = Cluster()
+    cluster.found = [pod("web", "n1"), pod("web", "n2")]
+    assert await cluster.fleet.node_of("web") == ""
+    cluster.found = []
+    assert await cluster.fleet.node_of("web") == ""
+
+
+async def test_a_status_of_another_version_is_left_out() -> None:
+    cluster = Cluster()
+    cluster.statuses = [
+        {"metadata": {"name": "n1"}, "status": {"localASN": 64512}},
+        {"metadata": {"name": "n2"}, "status": {"sessions": "many"}},
+    ]
+    recorded = await cluster.fleet.recorded()
+    assert [each.metadata.name for each in recorded or ()] == ["n1"]
+
+
+async def test_a_command_is_run_in_the_agents_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_in_pod(_client: object, *words: object) -> Ended:
+        assert words == ("tortie-system", "a1", AGENT_CONTAINER, ["tortie", "status"])
+        return Ended(1, b"out", b"not \xff well\n")
+
+    monkeypatch.setattr(kubernetes, "run_in_pod", run_in_pod)
+    outcome = await Cluster(pod("a1", "n1")).fleet.run("n1", ["status"])
+    assert outcome == Outcome(1, b"out", "not \N{REPLACEMENT CHARACTER} well")
+
+
+@pytest.mark.parametrize("error", [Unreachable("timed out"), Refused(404, "", "pod a1 is gone")])
+async def test_a_node_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    async def run_in_pod(*_: object) -> Ended:
+        raise error
+
+    monkeypatch.setattr(kubernetes, "run_in_pod", run_in_pod)
+    cluster = Cluster(pod("a1", "n1"))
+    with pytest.raises(NodeUnreachableError, match=str(error)):
+        await cluster.fleet.run("n1", ["status"])
+    with pytest.raises(NodeUnreachableError, match="no agent pod is there"):
+        await cluster.fleet.run("n2", ["status"])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unreachable("connection refused"), "API server https://api: list pods: connection refused"),
+        (Refused(403, "Forbidden", "not yours"), "API server https://api: list pods: 403 Forbidden: not yours"),
+    ],
+)
+async def test_a_cluster_that_cannot_be_asked_says_what_and_why(error: Exception, reason: str) -> None:
+    def fail(_request: Request) -> Any:
+        raise error
+
+    with pytest.raises(FleetError, match=reason):
+        await KubernetesFleet(FakeClient(fail)).nodes()  # type: ignore[arg-type]  # a fake
