@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from felix import conntrack, monitor
-from felix.conntrack import Flow
+from felix import monitor
+from felix.conntrack import Conntrack, Flow
 from felix.links import addresses as local_addresses
 from felix.netlink import Failure
 from felix.nft.counters import RuleCount, rule_counts
@@ -56,11 +56,19 @@ class PolicyKernel(Protocol):
 
 
 class _RealPolicyKernel:
-    def __init__(self, table: KernelRuleTable, news: TableMonitor, links: monitor.Monitor, groups: LinkGroups) -> None:
+    def __init__(
+        self,
+        table: KernelRuleTable,
+        news: TableMonitor,
+        links: monitor.Monitor,
+        groups: LinkGroups,
+        connections: Conntrack,
+    ) -> None:
         self.table: RuleTable = table
         self._news = news
         self._links = links
         self._groups = groups
+        self._connections = connections
 
     def table_events(self) -> AsyncIterator[TableEvent]:
         return self._news.events()
@@ -79,13 +87,13 @@ class _RealPolicyKernel:
         return await rule_counts(TABLE, chain)
 
     async def flows(self, addresses: Container[bytes]) -> list[Flow]:
-        return await conntrack.flows(addresses)
+        return await self._connections.flows(addresses)
 
     async def own_addresses(self) -> Collection[bytes]:
         return {each.address.packed for each in await local_addresses()}
 
     async def cut(self, flows: Iterable[Flow]) -> list[Failure]:
-        return await conntrack.delete(flows)
+        return await self._connections.delete(flows)
 
 
 def _is_about_pods(event: monitor.Event) -> bool:
@@ -106,5 +114,6 @@ def open_policy_kernel(route_port: int) -> Iterator[PolicyKernel]:
         contextlib.closing(TableMonitor(table.port, table.writer)) as news,
         contextlib.closing(monitor.Monitor(route_port)) as links,
         contextlib.closing(LinkGroups()) as groups,
+        contextlib.closing(Conntrack()) as connections,
     ):
-        yield _RealPolicyKernel(table, news, links, groups)
+        yield _RealPolicyKernel(table, news, links, groups, connections)

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from agent.policy_table import content_of
-from felix import conntrack
+from felix.conntrack import Conntrack
 from felix.nft.enforcement import Content, Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library, LibraryError
@@ -197,7 +197,8 @@ class _Network:
             if report.refusals:
                 raise PacketError(f"the kernel refuses the rules: {report.refusals[0]}")
         everybody = {*self.plan.pods, *self.plan.outside, *(each for its in self.plan.nodes.values() for each in its)}
-        await conntrack.delete(await conntrack.flows(everybody))
+        with contextlib.closing(Conntrack()) as connections:
+            await connections.delete(await connections.flows(everybody))
 
     def ask(self, case: Case, probes: Sequence[Probe]) -> list[str]:
         """Send a packet for each probe; return allow for those that were answered, deny for others."""

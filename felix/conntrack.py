@@ -25,7 +25,6 @@ from felix.nfnetlink import (
     NfFamily,
     Reader,
     Subsystem,
-    closing_aside,
     nested,
     request,
 )
@@ -56,32 +55,45 @@ class Flow(NamedTuple):
     entry: bytes  # what names it to the kernel
 
 
-async def flows(addresses: Container[bytes]) -> list[Flow]:
-    """Return the connections, of both families, whose client or server is among the addresses. Raises OSError."""
+class Conntrack:
+    """The tracked connections of the network namespace that this is made in. For one task at a time.
 
-    def parse(data: bytes, start: int, end: int) -> Flow | None:
-        # Nearly all rows are of others: they are told by two slices. The two tuples come first, in this order.
-        size = _ADDRESS_BYTES.get(data[start])
-        original = start + FAMILY_HEADER.size
-        reply = original + (ATTRIBUTE.unpack_from(data, original)[0] + 3 & ~3)
-        if size is None or ATTRIBUTE.unpack_from(data, reply)[1] & 0x3FFF != _TUPLE_REPLY:
-            return None
-        client = data[original + _SOURCE : original + _SOURCE + size]
-        server = data[reply + _SOURCE : reply + _SOURCE + size]
-        if client not in addresses and server not in addresses:
-            return None
-        return _flow(data, start, end, client, server)
+    Its sockets are kept: when one of this protocol is closed, whoever writes to nf_tables may have to wait until the
+    kernel has tidied up after the transaction before, 25 ms.
+    """
 
-    with closing_aside(Reader()) as reader:
+    def __init__(self) -> None:
+        self._reader = Reader()
+        self._writer = NetlinkSocket(NETLINK_NETFILTER)
+
+    def close(self) -> None:
+        """Close the sockets. May wait."""
+        self._reader.close()
+        self._writer.close()
+
+    async def flows(self, addresses: Container[bytes]) -> list[Flow]:
+        """Return the connections, of both families, whose client or server is among the addresses. Raises OSError."""
+
+        def parse(data: bytes, start: int, end: int) -> Flow | None:
+            # Nearly all rows are of others: they are told by two slices. The two tuples come first, in this order.
+            size = _ADDRESS_BYTES.get(data[start])
+            original = start + FAMILY_HEADER.size
+            reply = original + (ATTRIBUTE.unpack_from(data, original)[0] + 3 & ~3)
+            if size is None or ATTRIBUTE.unpack_from(data, reply)[1] & 0x3FFF != _TUPLE_REPLY:
+                return None
+            client = data[original + _SOURCE : original + _SOURCE + size]
+            server = data[reply + _SOURCE : reply + _SOURCE + size]
+            if client not in addresses and server not in addresses:
+                return None
+            return _flow(data, start, end, client, server)
+
         # The kernel walks the table that all network namespaces share, and tells of ours.
-        return await reader.dump(request(Subsystem.CONNTRACK, _GET, 0, NfFamily.UNSPECIFIED), parse, is_slow=True)
+        return await self._reader.dump(request(Subsystem.CONNTRACK, _GET, 0, NfFamily.UNSPECIFIED), parse, is_slow=True)
 
-
-async def delete(doomed: Iterable[Flow]) -> list[Failure]:
-    """Delete connections; return what failed, by position. One that has ended meanwhile is no failure."""
-    requests = (message(Subsystem.CONNTRACK << 8 | _DELETE, 0, flow.entry) for flow in doomed)
-    with closing_aside(NetlinkSocket(NETLINK_NETFILTER)) as netlink:
-        return [failure for failure in await netlink.write(requests) if failure.errno != errno.ENOENT]
+    async def delete(self, doomed: Iterable[Flow]) -> list[Failure]:
+        """Delete connections; return what failed, by position. One that has ended meanwhile is no failure."""
+        requests = (message(Subsystem.CONNTRACK << 8 | _DELETE, 0, flow.entry) for flow in doomed)
+        return [failure for failure in await self._writer.write(requests) if failure.errno != errno.ENOENT]
 
 
 def _flow(data: bytes, start: int, end: int, client: bytes, server: bytes) -> Flow:

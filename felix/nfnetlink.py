@@ -91,7 +91,8 @@ Closable = TypeVar("Closable", bound=_Closable)
 def closing_aside(socket: Closable) -> Iterator[Closable]:
     """Close a socket of this protocol at the end, in a thread.
 
-    That may have to wait until the kernel has tidied up after somebody's nf_tables transaction, 15 ms.
+    That may have to wait until the kernel has tidied up after somebody's nf_tables transaction, 25 ms, and the next
+    transaction waits with it: not for what is done often.
     """
     try:
         yield socket

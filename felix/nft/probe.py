@@ -12,7 +12,7 @@ import errno
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from felix import conntrack
+from felix.conntrack import Conntrack
 from felix.netlink import NetlinkSocket
 from felix.nfnetlink import NETLINK_NETFILTER, NfFamily, Subsystem, request
 from felix.nft.kerneltable import KernelRuleTable
@@ -87,7 +87,8 @@ async def missing(library_name: str = LIBRARY) -> list[Missing]:
         found += await asyncio.to_thread(lambda: list(_features(library)))
         found += await _rehearsal(library)
     try:
-        await conntrack.flows(())
+        with contextlib.closing(Conntrack()) as connections:
+            await connections.flows(())
     except OSError as error:
         found.append(Missing("the list of connections (CONFIG_NF_CT_NETLINK)", error.strerror or str(error)))
     return found

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from felix import conntrack
-from felix.conntrack import Flow
+from felix.conntrack import Conntrack, Flow
+from felix.netlink import NetlinkSocket
 from felix.nft.elements import ElementChange, Value
 from felix.nft.enforcement import Change, Enforcement
 from felix.nft.kerneltable import KernelRuleTable
@@ -44,6 +44,13 @@ def enforcement(node: PodNode) -> Iterator[Enforcement]:  # noqa: ARG001 - insid
     except LibraryError as error:
         pytest.skip(str(error))
     yield Enforcement(table)
+    table.close()
+
+
+@pytest.fixture
+def conntrack(node: PodNode) -> Iterator[Conntrack]:  # noqa: ARG001 - inside its namespace
+    table = Conntrack()
+    yield table
     table.close()
 
 
@@ -85,7 +92,9 @@ async def free(enforcement: Enforcement, node: PodNode) -> Enforcement:
 
 
 @pytest.mark.usefixtures("free")
-async def test_connections_are_found_by_their_client_and_by_their_server(node: PodNode, family: Family) -> None:
+async def test_connections_are_found_by_their_client_and_by_their_server(
+    conntrack: Conntrack, node: PodNode, family: Family
+) -> None:
     server = node.listen(family, B, 8080)
     ours, theirs = node.connect(family, A, server)
     datagram = node.socket(family, A, socket.SOCK_DGRAM)
@@ -105,7 +114,7 @@ async def test_connections_are_found_by_their_client_and_by_their_server(node: P
 
 @pytest.mark.usefixtures("free")
 async def test_a_translated_connection_is_told_by_its_real_ends(
-    node: PodNode, family: Family, nft: Callable[..., None]
+    conntrack: Conntrack, node: PodNode, family: Family, nft: Callable[..., None]
 ) -> None:
     ip, service = ("ip", "10.96.0.1") if family is Family.IPV4 else ("ip6", "fd96::1")
     real = node.address(family, B) if family is Family.IPV4 else f"[{node.address(family, B)}]"
@@ -131,7 +140,7 @@ async def test_a_translated_connection_is_told_by_its_real_ends(
 
 
 @pytest.mark.usefixtures("free")
-async def test_only_what_is_named_is_deleted(node: PodNode, family: Family) -> None:
+async def test_only_what_is_named_is_deleted(conntrack: Conntrack, node: PodNode, family: Family) -> None:
     server = node.listen(family, B, 8080)
     ends = [node.connect(family, A, server) for _ in range(3)]
     flows = await conntrack.flows({node.packed(family, A)})
@@ -145,7 +154,7 @@ async def test_only_what_is_named_is_deleted(node: PodNode, family: Family) -> N
 
 
 @pytest.mark.usefixtures("free")
-async def test_a_connection_that_has_ended_is_no_failure(node: PodNode, family: Family) -> None:
+async def test_a_connection_that_has_ended_is_no_failure(conntrack: Conntrack, node: PodNode, family: Family) -> None:
     datagram = node.socket(family, A, socket.SOCK_DGRAM)
     for port in range(1000, 1600):
         datagram.sendto(b"hello", (node.address(family, C), port))
@@ -158,7 +167,7 @@ async def test_a_connection_that_has_ended_is_no_failure(node: PodNode, family: 
 
 
 async def test_a_deny_that_arrives_cuts_what_it_denies_and_nothing_else(
-    free: Enforcement, node: PodNode, family: Family
+    free: Enforcement, conntrack: Conntrack, node: PodNode, family: Family
 ) -> None:
     servers = [node.listen(family, B, 8080), node.listen(family, C, 8080)]
     denied, allowed = node.connect(family, A, servers[0]), node.connect(family, A, servers[1])
@@ -180,7 +189,7 @@ async def test_a_deny_that_arrives_cuts_what_it_denies_and_nothing_else(
 
 
 async def test_without_a_reset_rule_the_other_side_revives_what_was_deleted(
-    enforcement: Enforcement, node: PodNode, family: Family
+    enforcement: Enforcement, conntrack: Conntrack, node: PodNode, family: Family
 ) -> None:
     """Why the rules need one: conntrack takes up a connection in its middle, from whichever side."""
     await enforcement.sync(node.content(FREE, {"free": "accept"}))
@@ -192,3 +201,14 @@ async def test_without_a_reset_rule_the_other_side_revives_what_was_deleted(
     assert ours.recv(5) == b"hello"
     exchange(ours, theirs)
     close(ours, theirs, server)
+
+
+async def test_no_look_closes_a_socket_which_would_make_writers_of_rules_wait(
+    conntrack: Conntrack, node: PodNode, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[NetlinkSocket] = []
+    monkeypatch.setattr(NetlinkSocket, "close", closed.append)
+    flows = await conntrack.flows({node.packed(family, A)})
+    await conntrack.delete(flows)
+    assert closed == []
+    monkeypatch.undo()
