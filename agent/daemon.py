@@ -94,6 +94,7 @@ async def assemble(options: Options) -> AsyncIterator[Sequence[Run]]:
         facts = NodeFacts(lambda: routing.own_prefixes, network.mtu.mtu, lambda: datastore.health().is_synced)
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))
         network.mtu.on_change(cni.wake)
+        policy.on_written = cni.wake
         view = View(options.node, routing, policy, drops, datastore, network=network, cni=cni.report)
         metrics.REGISTRY.register(StateCollector(view))
         paths = PathFinder(view, routing, network)

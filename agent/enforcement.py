@@ -65,6 +65,7 @@ class NodePolicy:
         self.cutter: Final = ConnectionCutter(self.engine.ruleset, now=now)
         self.hindrance: Final = hindrance  # why nothing can be enforced
         self.repaired = 0  # how often the table was found changed by others
+        self.on_written: Callable[[], None] = lambda: None  # the table has come to be as it should be
         self._node = node
         self._kernel = kernel
         self._keeper = Enforcement(kernel.table) if kernel else None
@@ -410,7 +411,10 @@ class NodePolicy:
             return
         self._parts.written(beside)
         self._is_skeleton_written, self._has_table = is_wanted, True
-        self._in_kernel, self._error, self._failures, self._retry_at = is_wanted, "", 0, None
+        had_it, self._in_kernel = self._in_kernel, is_wanted
+        self._error, self._failures, self._retry_at = "", 0, None
+        if self._in_kernel and not had_it:
+            self.on_written()
         self._expects_difference = False
         self._quarantine.succeeded()
         if report.differences:

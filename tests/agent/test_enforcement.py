@@ -152,6 +152,20 @@ async def test_a_change_of_ours_that_an_audit_writes_is_no_repair_and_harm_besid
     assert world.policy.repaired == 1
 
 
+async def test_who_waits_for_the_table_is_told_once_each_time_it_has_come_to_be(world: PolicyWorld) -> None:
+    told: list[bool] = []
+    world.policy.on_written = lambda: told.append(world.policy.is_in_kernel)
+    world.kernel.table.fail_next("no memory")
+    await world.tell(*world.base(), world.pod("a", 2))
+    assert (told, world.policy.error) == ([], "the kernel refused it: no memory")
+    world.time += 60
+    world.policy.wake()
+    await world.settle()
+    assert told == [True]
+    await world.tell(world.pod("b", 3))
+    assert told == [True]
+
+
 async def test_a_refused_change_leaves_the_old_rules_and_is_tried_again(world: PolicyWorld) -> None:
     await world.tell(*world.base(), world.pod("a", 2))
     world.kernel.table.fail_next("no memory", times=2)

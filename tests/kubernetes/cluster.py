@@ -1,11 +1,12 @@
-"""A Kubernetes control plane of real programs on loopback: etcd, kube-apiserver and, where asked for, the controllers.
+"""A Kubernetes control plane of real programs: etcd, kube-apiserver and, where asked for, the controllers.
 
     with Cluster.started(directory) as cluster:
         cluster.apply({"apiVersion": "v1", "kind": "Node", ...})
         datastore = ... cluster.kubeconfig()
 
-The ServiceAccount admission plugin is off, so that pods can be created without controllers that make accounts first;
-service accounts and their tokens work all the same. Nothing outlives the process that started it.
+It is on loopback, or at an address of a network namespace of its own where there are nodes that have to reach it.
+The ServiceAccount admission plugin is off there, so that pods can be created without controllers that make accounts
+first; service accounts and their tokens work all the same. Nothing outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from typing import Any, Self
 
 import yaml
 
+from tests.felix.netns import entered
 from tests.kubernetes import assets
 from tests.kubernetes.audit import POLICY, Call, read_calls
 
 DEADLINE_S = 120.0
+LOOPBACK = "127.0.0.1"
 ADMIN = "admin"
 SERVICE_CIDRS = "10.96.0.0/16,fd96::/112"
 CONTROLLERS = (
@@ -63,8 +66,13 @@ class ApiError(Exception):
 class Cluster:
     """A control plane below one directory. Methods that take time return when what they do is done."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, namespace: str = "", address: str = LOOPBACK, nodes: Iterable[str] = ()
+    ) -> None:
         self.directory = directory
+        self.namespace = namespace
+        self.address = address
+        self._nodes = tuple(nodes)  # whose kubelets have a token
         self.programs = assets.directory()
         self.port, self._etcd_port, self._peer_port = free_ports(3)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -72,15 +80,13 @@ class Cluster:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, directory: Path, *, controllers: Sequence[str] = ()) -> Iterator[Self]:
-        """Run a control plane for as long as the block lasts."""
-        cluster = cls(directory)
+    def started(cls, directory: Path, **where: Any) -> Iterator[Self]:
+        """Run a control plane for as long as the block lasts; `where` as in the constructor."""
+        cluster = cls(directory, **where)
         try:
             cluster.prepare()
             cluster.start_etcd()
             cluster.start_api()
-            if controllers:
-                cluster.start_controllers(controllers)
             yield cluster
         finally:
             for connection in cluster._connections.values():
@@ -95,7 +101,9 @@ class Cluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         key = self.directory / "service-accounts.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
-        (self.directory / "tokens.csv").write_text(f"{ADMIN}-token,{ADMIN},{ADMIN},system:masters\n")
+        users = [f"{ADMIN}-token,{ADMIN},{ADMIN},system:masters"]
+        users += [f"{name}-token,system:node:{name},{name},system:nodes" for name in self._nodes]
+        (self.directory / "tokens.csv").write_text("\n".join(users) + "\n")
         (self.directory / "audit-policy.yaml").write_text(yaml.safe_dump(POLICY))
 
     def start_etcd(self) -> None:
@@ -116,16 +124,17 @@ class Cluster:
     def start_api(self, *flags: str) -> None:
         """Start the API server, with further flags, and wait until it is ready."""
         key = self.directory / "service-accounts.key"
+        for_nodes = ["--enable-admission-plugins=NodeRestriction", "--kubelet-preferred-address-types=InternalIP"]
         self._start(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self.address}",
+            f"--advertise-address={self.address}",
             f"--secure-port={self.port}",
             f"--cert-dir={self.directory / 'certificates'}",
             f"--token-auth-file={self.directory / 'tokens.csv'}",
             "--authorization-mode=Node,RBAC",
-            "--disable-admission-plugins=ServiceAccount",
+            *(for_nodes if self._nodes else ["--disable-admission-plugins=ServiceAccount"]),
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
@@ -156,6 +165,10 @@ class Cluster:
             *flags,
         )
 
+    def start_scheduler(self) -> None:
+        """Start the scheduler."""
+        self._start("kube-scheduler", f"--kubeconfig={self.kubeconfig()}", "--secure-port=0", "--leader-elect=false")
+
     def stop(self, program: str, how: signal.Signals = signal.SIGKILL) -> None:
         """End one of the programs, by default as a crash would: an API server takes its time to say goodbye."""
         process = self._running.pop(program)
@@ -171,7 +184,7 @@ class Cluster:
         return self._running[program].pid
 
     def _start(self, program: str, *arguments: str) -> None:
-        command = ["setpriv", "--pdeathsig", "KILL", "--", str(self.programs / program), *arguments]
+        command = ["setpriv", "--pdeathsig", "KILL", "--", *self._inside, str(self.programs / program), *arguments]
         with (self.directory / f"{program}.log").open("ab") as log:
             self._running[program] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -191,12 +204,16 @@ class Cluster:
     def _last_words(self, program: str) -> str:
         return "\n".join((self.directory / f"{program}.log").read_text().splitlines()[-10:])
 
+    @property
+    def _inside(self) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{self.namespace}"] if self.namespace else []
+
     # Access
 
     @property
     def url(self) -> str:
         """Where the API server is."""
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     @property
     def certificate(self) -> Path:
@@ -246,7 +263,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Run kubectl as the administrator and return what it prints. Raises CalledProcessError."""
-        command = [str(self.programs / "kubectl"), f"--kubeconfig={self.kubeconfig()}", *arguments]
+        command = [*self._inside, str(self.programs / "kubectl"), f"--kubeconfig={self.kubeconfig()}", *arguments]
         environment = os.environ | {"HOME": str(self.directory)}
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
@@ -273,11 +290,16 @@ class Cluster:
         connection = self._connections.get(threading.get_ident())
         if connection is None:
             context = ssl.create_default_context(cafile=str(self.certificate))
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=60)
+            connection = http.client.HTTPSConnection(self.address, self.port, context=context, timeout=60)
+            with self._within():
+                connection.connect()
             self._connections[threading.get_ident()] = connection
         connection.request(method, path, payload, headers)
         response = connection.getresponse()
         return response.status, response.read()
+
+    def _within(self) -> contextlib.AbstractContextManager[None]:
+        return entered(self.namespace) if self.namespace else contextlib.nullcontext()
 
     def _hang_up(self) -> None:
         if connection := self._connections.pop(threading.get_ident(), None):
@@ -345,7 +367,7 @@ class Cluster:
     def _etcd(self, path: str, body: Mapping[str, Any], method: str = "POST") -> dict[str, Any]:
         data = json.dumps(body).encode() if method == "POST" else None
         request = urllib.request.Request(f"http://127.0.0.1:{self._etcd_port}{path}", data, method=method)
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - our own etcd on loopback
+        with self._within(), urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - our own etcd
             answer: dict[str, Any] = json.load(response)
         return answer
 

@@ -1,0 +1,195 @@
+"""A cluster of machines with the project installed by its chart: all of it real, but for the image.
+
+    with Installed.started(directory) as installed:
+        installed.cluster.kubectl("get", "pods", "-A")
+        installed.machines["n1"].run("tortie", "peers")
+
+One network namespace holds the control plane and a bridge; every machine has a link to it, with an address of either
+family. What the chart makes is applied as it is, except that the agent's image has no programs of its own: the
+DaemonSet is given /usr and the checkout from outside. So an edit is tried by deleting the agents' pods, and nothing is
+built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from agent.cni.install import PROGRAMS
+from tests.chart.rendering import objects
+from tests.kubernetes import assets, machine
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.images import Image, busybox, write_archive
+from tests.kubernetes.machine import PAUSE, Machine
+
+ROOT: Final = Path(__file__).parents[2]
+ASSETS: Final = (*assets.SERVER, "kube-controller-manager", "kube-scheduler", "kubelet")
+BUSYBOX_IMAGE: Final = "tortie.test/busybox:1"
+DEADLINE_S: Final = 120.0
+
+_AGENT_IMAGE: Final = {"repository": "tortie.test/agent", "tag": "checkout"}
+TORTIE: Final = Path(sys.executable).with_name("tortie")
+_UPSTREAM_PLUGINS: Final = Path("/usr/lib/cni")
+_OWN_PLUGIN: Final = ROOT / "cni" / "bin" / "tortie-cni"
+_GATEWAY: Final = ("172.16.9.1", "fd16:9::1")
+
+
+def missing() -> str:
+    """Return why there can be no such cluster here; empty if there can."""
+    if reason := machine.missing() or assets.missing(*ASSETS):
+        return reason
+    if not (_UPSTREAM_PLUGINS / "ptp").exists():
+        return f"needs {_UPSTREAM_PLUGINS}/ptp: make setup"
+    return "" if _OWN_PLUGIN.exists() else f"needs {_OWN_PLUGIN.relative_to(ROOT)}: make cni (needs Go)"
+
+
+class Installed:
+    """The cluster. `name` begins the names of its network namespaces and of its machines' cgroups."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.machines: dict[str, Machine] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, directory: Path, name: str, nodes: Sequence[str] = ("n1", "n2", "n3")) -> Iterator[Self]:
+        """Run a cluster for as long as the block lasts; every node in it is Ready."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(clean_up, name, nodes)
+            _link(name, nodes)
+            cluster = stack.enter_context(Cluster.started(directory, namespace=name, address=_GATEWAY[0], nodes=nodes))
+            cluster.start_controllers(("*",))
+            cluster.start_scheduler()
+            installed = cls(cluster, name)
+            images = directory / "images.tar"
+            write_archive(images, [busybox(PAUSE, "/bin/sleep", "infinity"), busybox(BUSYBOX_IMAGE), _agent_image()])
+            for number, node in enumerate(nodes):
+                started = Machine.started(cluster, node, f"{name}-{node}", _addresses(number), images)
+                installed.machines[node] = stack.enter_context(started)
+            installed.install()
+            installed.until(lambda: installed.ready() == set(nodes), "every node is Ready")
+            installed.until_agents_are_ready()
+            yield installed
+
+    def install(self) -> None:
+        """Apply what the chart makes."""
+        values = {"image": _AGENT_IMAGE, "apiServer": {"host": self.cluster.address, "port": self.cluster.port}}
+        self.cluster.install_crds()
+        self.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "tortie-system"}})
+        for each in objects(values):
+            if each["kind"] == "DaemonSet":
+                _lend_programs(each["spec"]["template"]["spec"])
+            self.cluster.apply(each)
+
+    # Looking around
+
+    @property
+    def inside(self) -> list[str]:
+        """What runs a command where the API server can be reached, when put before it."""
+        return ["nsenter", f"--net=/run/netns/{self.name}"]
+
+    @property
+    def kubectl(self) -> list[str]:
+        """What runs kubectl as the administrator."""
+        return [*self.inside, str(self.cluster.programs / "kubectl"), f"--kubeconfig={self.cluster.kubeconfig()}"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program of the administrator's has to know."""
+        return os.environ | {"KUBECONFIG": str(self.cluster.kubeconfig())}
+
+    def agents(self, node: str) -> set[str]:
+        """Return the agents' pods of a node."""
+        where = f"--field-selector=spec.nodeName={node}"
+        return set(self.cluster.kubectl("-n", "tortie-system", "get", "pods", where, "-o", "name").split())
+
+    def until_agents_are_ready(self) -> None:
+        """Wait until every node has an agent, and every session is up."""
+        limit = f"--timeout={DEADLINE_S:.0f}s"
+        self.cluster.kubectl("-n", "tortie-system", "rollout", "status", "daemonset/tortie-agent", limit)
+
+    def ready(self) -> set[str]:
+        """Return the nodes that are Ready."""
+        nodes = self.cluster.request("GET", "/api/v1/nodes")["items"]
+        return {
+            node["metadata"]["name"]
+            for node in nodes
+            for condition in node["status"].get("conditions", ())
+            if (condition["type"], condition["status"]) == ("Ready", "True")
+        }
+
+    def until(self, condition: Callable[[], object], what: str, within_s: float = DEADLINE_S) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + within_s
+        while not condition():
+            if time.monotonic() > deadline:
+                seen = self.cluster.kubectl("get", "nodes,pods", "-A", "-o", "wide")
+                raise TimeoutError(f"not within {within_s:g} s: {what}\n{seen}")
+            time.sleep(0.1)  # between two looks
+
+
+def clean_up(name: str, nodes: Sequence[str]) -> None:
+    """Remove what outlives processes. Does nothing where there is nothing."""
+    for each in (name, *(f"{name}-{node}" for node in nodes)):
+        subprocess.run(["ip", "netns", "del", each], capture_output=True, check=False)
+        machine.remove_cgroups(each)
+
+
+def _addresses(number: int) -> tuple[str, ...]:
+    return tuple(f"{prefix}{11 + number}" for prefix in ("172.16.9.", "fd16:9::"))
+
+
+def _link(name: str, nodes: Sequence[str]) -> None:
+    """Make the network namespaces and what links them."""
+
+    def ip(namespace: str, words: str) -> None:
+        subprocess.run(["ip", "-n", namespace, *words.split()], check=True)
+
+    def address(namespace: str, link: str, addresses: Sequence[str]) -> None:
+        ip(namespace, f"addr add {addresses[0]}/24 dev {link}")
+        ip(namespace, f"addr add {addresses[1]}/64 dev {link} nodad")
+
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    for words in ("link set lo up", "link add br0 type bridge", "link set br0 up"):
+        ip(name, words)
+    address(name, "br0", _GATEWAY)
+    for number, node in enumerate(nodes):
+        namespace = f"{name}-{node}"
+        subprocess.run(["ip", "netns", "add", namespace], check=True)
+        ip(name, f"link add {node} type veth peer name eth0 netns {namespace}")
+        ip(name, f"link set {node} master br0 up")
+        for link in ("lo", "eth0"):
+            ip(namespace, f"link set {link} up")
+        address(namespace, "eth0", _addresses(number))
+        for gateway in _GATEWAY:
+            ip(namespace, f"route add default via {gateway}")
+
+
+def _agent_image() -> Image:
+    """Return an image that has the CNI plugins, and places for the rest."""
+    plugins = {name: _UPSTREAM_PLUGINS / name for name in PROGRAMS if name != _OWN_PLUGIN.name} | {
+        _OWN_PLUGIN.name: _OWN_PLUGIN
+    }
+    tag = f"{_AGENT_IMAGE['repository']}:{_AGENT_IMAGE['tag']}"
+    files = {f"opt/cni/bin/{name}": path for name, path in plugins.items()}
+    files["etc/passwd"] = Path("/etc/passwd")  # ExaBGP looks up who root is
+    links = {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
+    return Image(tag, [str(TORTIE)], files, links, path=f"{TORTIE.parent}:/usr/sbin:/usr/bin")
+
+
+def _lend_programs(pod: dict[str, Any]) -> None:
+    """Have every container of a pod see the programs of this computer, and the checkout."""
+    needed = {Path("/usr"), ROOT, Path(sys.base_prefix), TORTIE.parents[1]}
+    tops = [path for path in sorted(needed) if not any(other in path.parents for other in needed)]
+    for number, path in enumerate(tops):
+        pod["volumes"].append({"name": f"lent-{number}", "hostPath": {"path": str(path), "type": "Directory"}})
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            mounts = container.setdefault("volumeMounts", [])
+            mounts.append({"name": f"lent-{number}", "mountPath": str(path), "readOnly": True})

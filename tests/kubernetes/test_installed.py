@@ -1,0 +1,120 @@
+"""The whole of it: three machines with kubelet and containerd, the chart's objects, kubectl, pods, packets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from inet.prefix import Family
+from tests.kubernetes.installed import BUSYBOX_IMAGE, TORTIE, Installed, missing
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.kernel]
+
+PORT = 8080
+PODS = {"a": "n1", "b": "n2", "c": "n3"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    if reason := missing():
+        pytest.skip(reason)
+    with Installed.started(tmp_path_factory.mktemp("installed"), f"tk8s{os.getpid()}") as running:
+        running.cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": [
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "labels": {"app": name}},
+                "spec": {
+                    "nodeName": node,
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [
+                        {"name": "main", "image": BUSYBOX_IMAGE, "command": ["httpd", "-f", "-p", str(PORT)]}
+                    ],
+                },
+            }
+            for name, node in PODS.items()
+        ]}))  # fmt: skip
+        running.cluster.kubectl("wait", "--for=condition=Ready", "pod", *PODS, "--timeout=120s")
+        yield running
+
+
+@pytest.fixture(params=list(Family), ids=lambda family: family.label)
+def family(request: pytest.FixtureRequest) -> Family:
+    chosen: Family = request.param
+    return chosen
+
+
+def address(installed: Installed, pod: str, family: Family) -> str:
+    status = json.loads(installed.cluster.kubectl("get", "pod", pod, "-o", "json"))["status"]
+    (found,) = (each["ip"] for each in status["podIPs"] if (":" in each["ip"]) == (family is Family.IPV6))
+    return str(found)
+
+
+def answers(installed: Installed, client: str, server: str, family: Family) -> bool:
+    """Whether one pod's server answers another pod."""
+    ask = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {address(installed, server, family)} {PORT} | grep -q HTTP"
+    command = [*installed.kubectl, "exec", client, "--", "sh", "-c", ask]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_pods_reach_each_other_across_nodes(installed: Installed, family: Family) -> None:
+    for client in PODS:
+        for server in PODS:
+            assert answers(installed, client, server, family), f"{client} to {server}"
+
+
+def test_a_policy_applied_with_kubectl_holds_and_ends(installed: Installed, family: Family) -> None:
+    only_c = [{"from": [{"podSelector": {"matchLabels": {"app": "c"}}}]}]
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "only-c"},
+        "spec": {"podSelector": {"matchLabels": {"app": "b"}}, "ingress": only_c},
+    }
+    installed.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    installed.until(lambda: not answers(installed, "a", "b", family), "a is refused")
+    assert answers(installed, "c", "b", family)
+    assert answers(installed, "a", "c", family)
+    installed.cluster.kubectl("delete", "networkpolicy", "only-c")
+    installed.until(lambda: answers(installed, "a", "b", family), "a is let in again")
+
+
+def test_a_peer_applied_with_kubectl_is_tried_without_any_restart(installed: Installed) -> None:
+    peer = {
+        "apiVersion": "tortie.dev/v1alpha1",
+        "kind": "BGPPeer",
+        "metadata": {"name": "tor"},
+        "spec": {"peer": {"address": "172.16.9.1"}, "peerASN": 65100},
+    }
+    shown = [*installed.inside, str(TORTIE), "peers", "--all-nodes", "-o", "json"]
+
+    def rows() -> str:
+        done = subprocess.run(shown, capture_output=True, text=True, check=False, env=installed.environment)
+        return done.stdout
+
+    installed.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(peer))
+    installed.until(lambda: rows().count('"172.16.9.1"') == len(PODS), "every node has the session")
+    installed.cluster.kubectl("delete", "bgppeer", "tor")
+    installed.until(lambda: '"172.16.9.1"' not in rows(), "no node has it")
+
+
+def test_an_agent_that_is_replaced_costs_no_packet(installed: Installed) -> None:
+    pings = [[*installed.kubectl, "exec", "a", "--", "ping", "-i", "0.1", address(installed, "c", family)]
+             for family in Family]  # fmt: skip
+    before = installed.agents("n3")
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(subprocess.Popen(each, stdout=subprocess.PIPE, text=True)) for each in pings]
+        for each in streams:
+            assert each.stdout is not None
+            assert "bytes" in each.stdout.readline() + each.stdout.readline()
+        installed.cluster.kubectl("-n", "tortie-system", "delete", *before)
+        installed.until(lambda: not before & installed.agents("n3"), "another agent")
+        installed.until_agents_are_ready()
+        installed.cluster.kubectl("exec", "a", "--", "killall", "-INT", "ping")
+        ends = [each.communicate()[0][-300:] for each in streams]
+    assert all(" 0% packet loss" in each for each in ends), ends
