@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cni image test test-cni test-kubernetes lint format bench docs lock clean
+.PHONY: help setup demo cluster cluster-down cni image test test-cni test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
@@ -10,6 +10,14 @@ setup: ## install what is needed: system packages (as root), .venv from the lock
 
 demo: setup ## two racks, real routers, real packets: see the product work
 	@$(BIN)/python scripts/demo.py
+
+cluster: setup ## a Kubernetes cluster here: three nodes with kubelet and containerd, Tortie installed (needs root)
+	@scripts/kubernetes-assets kube-scheduler kubelet >/dev/null
+	@scripts/cni build
+	@$(BIN)/python scripts/cluster.py up
+
+cluster-down: ## end it; nothing of it is left
+	@$(BIN)/python scripts/cluster.py down
 
 cni: ## build the CNI plugin: cni/bin/tortie-cni, one static binary (needs Go)
 	@scripts/cni build
@@ -26,7 +34,8 @@ test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@$(BIN)/python -m pytest -m containerd tests/containerd
 
 test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
-	@scripts/kubernetes-assets >/dev/null
+	@scripts/kubernetes-assets kube-scheduler kubelet >/dev/null
+	@scripts/cni build || true # without it some tests are skipped, and say so
 	@$(BIN)/python -m pytest -m kubernetes
 
 lint: setup ## formatting, rules, types, import contracts, generated pages

@@ -1,7 +1,8 @@
 """Where the programs of Kubernetes are that tests run: KUBEBUILDER_ASSETS, else what scripts/kubernetes-assets built.
 
 KUBEBUILDER_ASSETS is the convention of controller-runtime's envtest: a directory with etcd, kube-apiserver and kubectl.
-`setup-envtest use -p path` prints such a directory, too, but has no kube-controller-manager.
+`setup-envtest use -p path` prints such a directory, too, but has no kube-controller-manager and no kubelet: what needs
+one is skipped there.
 """
 
 from __future__ import annotations
@@ -24,5 +25,5 @@ def missing(*programs: str) -> str:
     """Return why a test that needs these programs cannot run; empty when it can."""
     place = directory()
     lacking = [name for name in programs if not os.access(place / name, os.X_OK)]
-    how = "build them with scripts/kubernetes-assets, or set KUBEBUILDER_ASSETS"
+    how = f"build them with scripts/kubernetes-assets {' '.join(lacking)}, or set KUBEBUILDER_ASSETS"
     return f"no {', '.join(lacking)} in {place}: {how}" if lacking else ""

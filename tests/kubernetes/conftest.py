@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kubernetes import assets
 from tests.kubernetes.cluster import Cluster
 
 
@@ -16,3 +17,10 @@ def _cluster_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
     if "cluster" in request.fixturenames:
         cluster: Cluster = request.getfixturevalue("cluster")
         cluster.clear()
+
+
+@pytest.fixture
+def _controller_manager() -> None:
+    """What setup-envtest provides has none: a test that starts it asks for this."""
+    if reason := assets.missing("kube-controller-manager"):
+        pytest.skip(reason)

@@ -125,6 +125,7 @@ def types(status: StatusReport) -> set[str]:
     return {condition.type for condition in status.conditions}
 
 
+@pytest.mark.usefixtures("_controller_manager")
 def test_a_node_without_pod_cidrs_waits_and_says_so(node: AgentNode) -> None:
     bare = node.manifest(unschedulable=False)
     node.cluster.apply(bare)

@@ -283,6 +283,7 @@ async def test_a_burst_of_pods_is_no_more_than_they_are(own_cluster: Cluster) ->
         assert len(follower.news) == len(follower.names)
 
 
+@pytest.mark.usefixtures("_controller_manager")
 async def test_a_namespace_deleted_with_a_thousand_policies_is_gone_whole(own_cluster: Cluster) -> None:
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "doomed"}}
     own_cluster.apply(space)
