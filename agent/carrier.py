@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import structlog
@@ -29,7 +29,7 @@ from bgp.switchover import RETIRE_DELAY_S, Medium, Switchover
 from felix.backstops import Backstops
 from felix.encap import Outer
 from felix.netlink import in_turns
-from felix.resolver import Resolution, Resolver, Target
+from felix.resolver import EVERYTHING, Doubts, Resolution, Resolver, Target
 from felix.route import NextHop
 from felix.tunnelmessages import Device, Kind
 from felix.tunnels import DEVICES, Tunnels
@@ -66,19 +66,20 @@ class Carrier:
         self._node: Node | None = None
         self._ownership: Ownership | None = None
         self._own_addresses: frozenset[IPAddress] = frozenset()
-        self._on_link: frozenset[IPAddress] = frozenset()
+        self._on_link: frozenset[IPAddress] | None = None  # None: to be found out
         self._surroundings: object = None
         self._facts: object = None
-        self._carried: dict[IPAddress, Tunnel] = {}
+        self._carried: Mapping[IPAddress, Tunnel] = {}
         self._doubtful: set[IPAddress] = set()  # which may be reached in another way since the last look
         self._known: dict[Target, Resolution] = {}
+        self._without_way: set[Target] = set()
         self._far_ends: dict[bytes, tuple[bytes, float]] = {}  # gateway -> hardware address, until when
 
     # What is wanted
 
     async def configure(self, config: BgpConfig, node: Node, ownership: Ownership) -> bool:
         """Take a new configuration; whether `recarry` is due, since something is reached in another way now."""
-        self._config, self._node, self._ownership = config, node, ownership
+        self._config, self._node, self._ownership, self._on_link = config, node, ownership, None
         self._switchover.want(settle_tunnels(config, node, ownership), config.nodes, self._now())
         await self._follow()
         return self._is_carried_otherwise()
@@ -113,14 +114,16 @@ class Carrier:
 
     def _is_carried_otherwise(self) -> bool:
         """Whether what tunnels are made of changed since it was last asked; notes which addresses that is about."""
-        before, now = self._carried, dict(self._switchover.in_force)
+        before, now = self._carried, self._switchover.in_force
         facts = (
             [self._source(family) for family in Family],
             self._config.vxlan_vni,
             [self._tunnels.interface(kind) for kind in Kind],
         )
         if facts != self._facts:
-            changed = before.keys() | now.keys()
+            changed = {*before, *now}
+        elif now is before:  # it is never changed in place
+            return False
         else:
             changed = {address for address in before.keys() | now.keys() if before.get(address) != now.get(address)}
         self._carried, self._facts = now, facts
@@ -130,10 +133,10 @@ class Carrier:
     async def _look_around(self) -> object:
         """Return what of the kernel `_follow` goes by."""
         self._own_addresses = await self._own()
-        self._on_link = self._find_on_link()
+        on_link = self._on_link = self._find_on_link() if self._on_link is None else self._on_link
         return (
             [self._source(family) for family in Family],
-            self._on_link,
+            on_link,
             self.uplink_mtu(),
             dict(self._tunnels.problems),
             [self._tunnels.interface(kind) for kind in Kind],
@@ -151,7 +154,7 @@ class Carrier:
             return
         self._surroundings = await self._look_around()
         tunnels = self._switchover.tunnels
-        paths = node_paths(self._config, self._node, self._ownership, tunnels, self._on_link)
+        paths = node_paths(self._config, self._node, self._ownership, tunnels, self._on_link or frozenset())
         if paths != self.node_paths:
             self.node_paths = paths
         await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
@@ -264,22 +267,33 @@ class Carrier:
         target = (address, interface)
         known = self._known.get(target)
         if known is None:
-            known = self._known[target] = self._carry(address, interface)
+            known = self._carry(address, interface)
+            self._note(target, known)
         return known
 
-    async def refresh(self) -> frozenset[Target]:
-        """Look everything up again that was resolved before; return what is reached in another way now."""
-        await self._resolver.refresh()
+    async def refresh(self, doubts: Doubts = EVERYTHING) -> dict[Target, Resolution]:
+        """Look up again what was resolved before and is in doubt; return how that which changed was reached before."""
+        plain = await self._resolver.refresh(doubts)
         self._is_carried_otherwise()
+        doubtful = {*plain, *((address, None) for address in self._doubtful), *self._without_way}
         self._doubtful.clear()
-        changed: list[Target] = []
-        async for piece in in_turns(list(self._known.items())):
-            for target, known in piece:
-                resolution = self._carry(*target)
-                if resolution != known and target in self._known:
-                    self._known[target] = resolution
-                    changed.append(target)
-        return frozenset(changed)
+        if plain:
+            self._on_link = None
+        former: dict[Target, Resolution] = {}
+        async for piece in in_turns(doubtful):
+            for target in piece:
+                known = self._known.get(target)
+                if known is not None and (resolution := self._carry(*target)) != known:
+                    former[target] = known
+                    self._note(target, resolution)
+        return former
+
+    def _note(self, target: Target, resolution: Resolution) -> None:
+        self._known[target] = resolution
+        if resolution.next_hops:
+            self._without_way.discard(target)
+        else:
+            self._without_way.add(target)
 
     def recarry(self) -> frozenset[Target]:
         """Look up what `configure` or `tick` changed; return what is reached in another way now."""
@@ -287,7 +301,7 @@ class Carrier:
         for address in self._doubtful:
             known = self._known.get((address, None))
             if known is not None and (resolution := self._carry(address, None)) != known:
-                self._known[address, None] = resolution
+                self._note((address, None), resolution)
                 changed.append((address, None))
         self._doubtful.clear()
         return frozenset(changed)
@@ -295,6 +309,7 @@ class Carrier:
     def forget(self, address: IPAddress, interface: str | None = None) -> None:
         """Look an address no more up in `refresh`."""
         self._known.pop((address, interface), None)
+        self._without_way.discard((address, interface))
         self._resolver.forget(address, interface)
 
     def source(self, address: IPAddress, interface: str | None = None) -> IPAddress | None:

@@ -15,9 +15,11 @@ from bgp.path import NextHopKey, Path
 from bgp.peering import Complaint
 from bgp.rib import Failover, Rib
 from felix.fib import Fib
-from felix.resolver import Resolution
+from felix.resolver import EVERYTHING, Doubts, Resolution, Target
 from felix.route import NextHop, blackhole, unicast
 from inet.prefix import Prefix
+
+_NONE: Final[Mapping[Target, Resolution]] = {}
 
 NOT_RESILIENT: Final = Complaint(
     kind="BGPConfiguration",
@@ -49,11 +51,11 @@ class Forwarding:
         """Return the kernel's reason, "" where the next hop is reachable."""
         return self._resolver.resolve(*key).reason
 
-    def hops(self, paths: Iterable[Path]) -> tuple[NextHop, ...]:
-        """Return the kernel next hops of paths, sorted and without repetition."""
+    def hops(self, paths: Iterable[Path], former: Mapping[Target, Resolution] = _NONE) -> tuple[NextHop, ...]:
+        """Return the kernel next hops of paths, sorted and without repetition; by `former` resolutions where given."""
         hops: set[NextHop] = set()
         for key in {path.next_hop for path in paths}:
-            hops.update(self._resolver.resolve(*key).next_hops)
+            hops.update((former.get(key) or self._resolver.resolve(*key)).next_hops)
         return tuple(sorted(hops))
 
     def install(self, changed: Mapping[Prefix, Choice | None]) -> None:
@@ -75,14 +77,15 @@ class Forwarding:
         """Leave the paths that died, wherever equals of theirs live on."""
         await self._move([(self.hops(each.before.multipath), self.hops(each.after)) for each in failovers])
 
-    async def follow_kernel(self, rib: Rib) -> None:
-        """Resolve every next hop again; move what moves as a whole, then tell the RIB what else changed."""
-        self._forget_all_but(rib.next_hops())
-        in_use = [each.before for each in rib.failover(lambda _: False)]
-        before = [self.hops(choice.multipath) for choice in in_use]
-        changed = await self._resolver.refresh()
+    async def follow_kernel(self, rib: Rib, doubts: Doubts = EVERYTHING) -> None:
+        """Resolve next hops in doubt again; move what moves as a whole, then tell the RIB what else changed."""
+        if doubts.everything:
+            self._forget_all_but(rib.next_hops())
+        changed = await self._resolver.refresh(doubts)
         if not changed:
             return
+        in_use = [each.before for each in rib.failover(lambda _: False)]
+        before = [self.hops(choice.multipath, changed) for choice in in_use]
         after = [self.hops(choice.multipath) for choice in in_use]
         await self._move(list(zip(before, after, strict=True)))
         costs = self.resolve(key for key in self._watched if key in changed)

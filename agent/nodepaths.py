@@ -32,10 +32,17 @@ class NodePathTeller:
         self._rib = rib
         self._patience_s = patience_s
         self._told: dict[Prefix, IPAddress] = {}
+        self._wanted: Mapping[Prefix, IPAddress] | None = None  # when last told
         self._kept_until: dict[Prefix, float] = {}
 
     def tell(self, wanted: Mapping[Prefix, IPAddress], keep: Mapping[Prefix, IPAddress], now: float) -> None:
-        """Say what is so now. What is told, no longer wanted, but to `keep` stays for a while."""
+        """Say what is so now. What is told, no longer wanted, but to `keep` stays for a while.
+
+        `wanted` is another object whenever it holds something else.
+        """
+        if wanted is self._wanted and not self._kept_until:
+            return  # thousands, all of them told
+        self._wanted = wanted
         if not wanted and not self._told:
             return
         if NODE_OBJECTS not in self._rib.peers():

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Final
 
 import structlog
@@ -43,6 +44,7 @@ from felix.monitor import (
     OwnRouteChanged,
 )
 from felix.monitor import Event as KernelEvent
+from felix.resolver import Doubts, leads_on
 from inet.prefix import IPAddress, Prefix
 
 DECISIONS_AT_A_TIME: Final = 2000
@@ -101,6 +103,7 @@ class Routing:
         self._retry_at: float | None = None
         self._resync_at = now() + RESYNC_INTERVAL_S
         self._look_at: float | None = None  # when links and foreign routes are to be looked at again
+        self._doubts = Doubts(everything=True)  # since addresses were looked up
         self._tunnels_changed = False
         self._carrier_changed = False
 
@@ -158,7 +161,7 @@ class Routing:
 
     def look_again(self) -> None:
         """Have links and tunnels looked at again."""
-        self._kernel_changed()
+        self._doubt_everything()
         self.wake()
 
     def confirm_full_list(self) -> None:
@@ -307,17 +310,25 @@ class Routing:
             case OwnNextHopsChanged():
                 self.fib.next_hops_changed()
             case LinkChanged() | AddressChanged():
+                self._doubts.links.add(event.interface)
                 is_tunnel = self.carrier.owns(event.interface)
                 self._tunnels_changed |= is_tunnel
                 self._kernel_changed(0.0 if self.fib.link_changed(event.interface) or is_tunnel else SETTLING_S)
             case ForeignRouteChanged():
-                self._kernel_changed(SETTLING_S if event.destination.is_host else 0.0)
+                if event.destination.is_host:
+                    self._doubts.addresses.add(ip_address(event.destination.packed))
+                self._doubts.everything |= leads_on(event.destination)
+                self._kernel_changed(0.0 if leads_on(event.destination) else SETTLING_S)
             case ForeignNextHopsChanged():
-                self._kernel_changed()
+                self._doubt_everything()
             case Overflow():
                 log.warning("kernel.events_lost")
-                self._kernel_changed()
+                self._doubt_everything()
                 self._resync_at = self._now()
+
+    def _doubt_everything(self) -> None:
+        self._doubts.everything = True
+        self._kernel_changed()
 
     def _kernel_changed(self, within_s: float = 0.0) -> None:
         """Have links and foreign routes looked at again, now or in a moment."""
@@ -327,8 +338,9 @@ class Routing:
     async def _follow_kernel_changes(self) -> None:
         """Links, addresses or foreign routes changed: resolve again, and plan again if our own address is another."""
         thorough, self._look_at, self._tunnels_changed = self._tunnels_changed, None, False
+        doubts, self._doubts = self._doubts, Doubts()
         await self.carrier.mend(thorough=thorough)
-        await self.forwarding.follow_kernel(self.rib)
+        await self.forwarding.follow_kernel(self.rib, doubts)
         await self.carrier.follow_kernel()
         if self.plan is not None and await self._local_addresses.look(self._config, self.plan.node):
             await self.configure(self._config, self.plan.node)

@@ -61,6 +61,9 @@ class Switchover:
 
     def tick(self, now: float) -> bool:
         """Do what is due; whether anything was."""
+        deadline = self.next_deadline
+        if deadline is None or now < deadline:
+            return False
         before = (self.in_force, self.media, self.peers)
         if self._switch_at is not None and now >= self._switch_at:
             self._switch_at, self.in_force = None, self._wanted

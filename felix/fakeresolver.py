@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from felix.resolver import Resolution, Target
+from felix.resolver import EVERYTHING, Doubts, Resolution, Target
 from felix.route import NextHop
 from inet.prefix import IPAddress
 
@@ -21,12 +21,12 @@ class FakeResolver:
         """Return how an address is reached, as it was when first asked or last refreshed."""
         return self._known.setdefault((address, interface), self._look_up((address, interface)))
 
-    async def refresh(self) -> frozenset[Target]:
-        """Look everything up again that was resolved before; return what is reached in another way now."""
-        changed = [target for target, known in self._known.items() if self._look_up(target) != known]
-        for target in changed:
+    async def refresh(self, doubts: Doubts = EVERYTHING) -> dict[Target, Resolution]:  # noqa: ARG002 - all is looked at
+        """Look everything up again that was resolved before; return how that which changed was reached before."""
+        former = {target: known for target, known in self._known.items() if self._look_up(target) != known}
+        for target in former:
             self._known[target] = self._look_up(target)
-        return frozenset(changed)
+        return former
 
     def forget(self, address: IPAddress, interface: str | None = None) -> None:
         """Look an address no more up in `refresh`."""

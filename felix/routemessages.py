@@ -130,9 +130,16 @@ def _pack_way(hop: NextHop, destination: Prefix) -> bytes:
     return (attribute(_GATEWAY, hop.gateway) if hop.gateway else b"") + tunnel
 
 
-def dump(family: Family, *, protocol: int = 0) -> bytes:
-    """Build the message that dumps the main table, of one protocol or (0) of all."""
-    body = RTMSG.pack(family, 0, 0, 0, MAIN_TABLE, protocol, 0, 0, 0) + attribute(_TABLE, U32.pack(MAIN_TABLE))
+def dump(family: Family, *, protocol: int = 0, table: int = MAIN_TABLE, interface: int = 0) -> bytes:
+    """Build the message that dumps a table, or (0) all, of one protocol or all, over one link, by its ifindex, or all.
+
+    Kernels before 4.20 take no notice of the link.
+    """
+    body = RTMSG.pack(family, 0, 0, 0, table, protocol, 0, 0, 0)
+    if table:
+        body += attribute(_TABLE, U32.pack(table))
+    if interface:
+        body += attribute(_OIF, U32.pack(interface))
     return message(GETROUTE, 0, body)
 
 

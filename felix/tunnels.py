@@ -71,6 +71,7 @@ class KernelTunnels:
         self._proc_sys = proc_sys
         self._netlink = NetlinkSocket()
         self._wanted: dict[Kind, Device] = {}
+        self._addressed: dict[Kind, tuple[Device, int]] = {}  # for what, and which link, addresses were looked at
         self._interfaces: dict[Kind, int] = {}  # of devices that are as they should be
         self._neighbours: Delta[bytes, bytes] = Delta()
         self._neighbours_of = 0  # the ifindex that `_neighbours.actual` was read from
@@ -106,14 +107,14 @@ class KernelTunnels:
         async with self._lock:
             before = dict(self._interfaces)
             for kind in Kind:
-                await self._mend(kind)
+                await self._mend(kind, thorough=thorough)
             if thorough or self._neighbours_of != self._interfaces.get(Kind.VXLAN, 0):
                 with contextlib.suppress(OSError):  # then they are written, known or not
                     await self._read_neighbours()
             await self._write_neighbours()
             return before != self._interfaces
 
-    async def _mend(self, kind: Kind) -> None:
+    async def _mend(self, kind: Kind, *, thorough: bool) -> None:
         device = self._wanted.get(kind)
         try:
             found = await self._find(kind)
@@ -121,6 +122,9 @@ class KernelTunnels:
                 await self._remove(kind, found)
                 return
             link = await self._have(device, found)
+            if thorough or self._addressed.get(kind) != (device, link.interface) or not link.is_up:
+                await self._address(device, link.interface)
+                self._addressed[kind] = (device, link.interface)
             await self._configure(device, link)
         except _InTheWayError as error:
             self._set_aside(kind, str(error))
@@ -203,6 +207,13 @@ class KernelTunnels:
         self._loosen(name)
         if offload.is_checksum_broken(os.uname().release):
             offload.disable_transmit_checksum(name)
+        if not link.is_up:
+            await self._do(tunnelmessages.set_up(interface, up=True))
+        if Family.IPV6 in mtu:  # the kernel sets it to the link's whenever that changes, or comes up
+            self._set("ipv6", name, "mtu", str(mtu[Family.IPV6]))
+
+    async def _address(self, device: Device, interface: int) -> None:
+        """Give a link its addresses, and take away others."""
         present = {row.address.packed for row in await links.addresses() if row.interface == interface}
         wanted = set(device.addresses)
         link_local = {packed for packed in present if packed[:2] == b"\xfe\x80"}
@@ -211,10 +222,6 @@ class KernelTunnels:
         for packed in sorted(wanted - present):
             # Where IPv6 is off there is no place for an address of it, nor for a route that would need one.
             await self._try(tunnelmessages.put_address(interface, packed, is_wanted=True))
-        if not link.is_up:
-            await self._do(tunnelmessages.set_up(interface, up=True))
-        if Family.IPV6 in mtu:  # the kernel sets it to the link's whenever that changes, or comes up
-            self._set("ipv6", name, "mtu", str(mtu[Family.IPV6]))
 
     def _loosen(self, name: str) -> None:
         """Have sources checked loosely, or not where nobody checks any: it is a lookup for each packet."""

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
+from socket import if_nametoindex
 
 import pytest
 
 from felix.fakeresolver import FakeResolver
-from felix.resolver import NetlinkResolver, Resolution
+from felix.resolver import Doubts, NetlinkResolver, Resolution
 from felix.route import METRIC, NextHop
 from inet.prefix import Family, IPAddress
 from tests.felix.netns import Node
@@ -123,14 +126,14 @@ class TestKernel:
     ) -> None:
         resolver.resolve(FAR[family])
         resolver.resolve(address(family, 0))
-        assert await resolver.refresh() == frozenset()
+        assert await resolver.refresh() == {}
         node.ip(f"route add {NET[family]} via {address(family, 1)}")
         assert resolver.resolve(FAR[family]).reason
-        assert await resolver.refresh() == {(FAR[family], None)}
+        assert (await resolver.refresh()).keys() == {(FAR[family], None)}
         assert resolver.resolve(FAR[family]).next_hops == (node.hop(family, 1),)
         resolver.forget(FAR[family])
         node.ip(f"route del {NET[family]}")
-        assert await resolver.refresh() == frozenset()
+        assert await resolver.refresh() == {}
 
     def test_the_source_of_packets_is_told(self, resolver: NetlinkResolver, node: Node, family: Family) -> None:
         assert resolver.source(address(family, 1)) == address(family, 1, 1)
@@ -160,8 +163,106 @@ async def test_the_fake_answers_what_it_was_given() -> None:
     assert await resolver.own_addresses() == {own}
     resolver.answers[near, None] = Resolution((), is_on_link=False, reason="there is no route to it")
     assert resolver.resolve(near).next_hops
-    assert await resolver.refresh() == {(near, None)}
+    assert (await resolver.refresh()).keys() == {(near, None)}
     assert not resolver.resolve(near).next_hops
     resolver.forget(near)
     del resolver.answers[near, None]
-    assert await resolver.refresh() == frozenset()
+    assert await resolver.refresh() == {}
+
+
+@pytest.mark.kernel
+class TestDoubts:
+    """What a refresh looks at. That it leaves the others alone shows in a change that it was not told of."""
+
+    async def know(self, resolver: NetlinkResolver, *addresses: IPAddress) -> None:
+        for each in addresses:
+            resolver.resolve(each)
+        await resolver.refresh()
+        await resolver.own_addresses()
+
+    async def test_a_pod_that_comes_or_goes_makes_nobody_else_be_looked_up(
+        self, resolver: NetlinkResolver, node: Node, family: Family
+    ) -> None:
+        far = FAR[family]
+        node.ip(f"route add {NET[family]} via {address(family, 0)}")
+        await self.know(resolver, far)
+        node.ip(f"{VERSION[family]} route replace {NET[family]} via {address(family, 1)}")  # nobody tells
+        node.ip("link add pod type veth peer name pod-end")
+        node.ip("link set pod up")
+        pod = address(family, 7)
+        node.ip(f"route add {pod} dev pod")
+        link = if_nametoindex("pod")
+        assert await resolver.refresh(Doubts(links={link}, addresses={pod})) == {}
+        node.ip("link del pod")
+        assert await resolver.refresh(Doubts(links={link})) == {}
+        assert (await resolver.refresh()).keys() == {(far, None)}
+
+    async def test_a_link_in_use_has_everything_looked_up(
+        self, resolver: NetlinkResolver, node: Node, family: Family
+    ) -> None:
+        near = address(family, 0)
+        await self.know(resolver, near)
+        node.ip("link set a0 down")
+        assert (await resolver.refresh(Doubts(links={node.interface(0)}))).keys() == {(near, None)}
+
+    async def test_a_link_that_comes_back_with_its_routes_is_noticed(
+        self, resolver: NetlinkResolver, node: Node, family: Family, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Routes of a link without carrier come back to life without a word."""
+        near = address(family, 0)
+        ignore_dead_routes()
+        node.ip(f"{VERSION[family]} route add default via {address(family, 1)}")
+        node.peer_ip("link set b0 down")
+        await until(lambda: resolver.resolve(near).next_hops != (node.hop(family, 0),), lambda: resolver.forget(near))
+        monkeypatch.setattr(resolver, "_used", set())  # as in an agent that starts now
+        await self.know(resolver, near)
+        assert resolver.resolve(near).next_hops == (node.hop(family, 1),)
+        node.peer_ip("link set b0 up")
+        await until(lambda: "NO-CARRIER" not in node.ip("link show a0"))
+        if family is Family.IPV6:  # the kernel takes the route away with the carrier, and brings it back
+            await until(lambda: "linkdown" not in node.ip("-6 route show dev a0"))
+        assert (await resolver.refresh(Doubts(links={node.interface(0)}))).keys() == {(near, None)}
+        assert resolver.resolve(near).next_hops == (node.hop(family, 0),)
+
+    async def test_an_address_with_a_route_of_its_own_is_looked_up_alone(
+        self, resolver: NetlinkResolver, node: Node, family: Family
+    ) -> None:
+        one, other = address(family, 0, 8), address(family, 0, 9)
+        await self.know(resolver, one, other)
+        for each in (one, other):
+            node.ip(f"route add {each} via {address(family, 1)}")
+        assert (await resolver.refresh(Doubts(addresses={one}))).keys() == {(one, None)}
+        assert (await resolver.refresh()).keys() == {(other, None)}
+
+    async def test_an_address_that_becomes_our_own_is_noticed_on_whatever_link(
+        self, resolver: NetlinkResolver, node: Node, family: Family
+    ) -> None:
+        near = address(family, 0)
+        await self.know(resolver, near)
+        node.ip("link add pod type veth peer name pod-end")
+        node.ip(f"addr add {near}/{family.bits} dev pod {'nodad' if family is Family.IPV6 else ''}")
+        node.ip("link set pod up")
+        link = if_nametoindex("pod")
+        assert (await resolver.refresh(Doubts(links={link}))).keys() == {(near, None)}
+        assert resolver.resolve(near).reason == "it is an address of this node"
+        node.ip("link del pod")
+        assert (await resolver.refresh(Doubts(links={link}))).keys() == {(near, None)}
+
+    async def test_what_is_not_reached_is_looked_up_whatever_changed(
+        self, resolver: NetlinkResolver, node: Node, family: Family
+    ) -> None:
+        await self.know(resolver, FAR[family])
+        node.ip(f"route add {NET[family]} via {address(family, 0)}")
+        assert (await resolver.refresh(Doubts())).keys() == {(FAR[family], None)}
+
+
+def ignore_dead_routes() -> None:
+    for family in Family:
+        Path(f"/proc/sys/net/{family.label.lower()}/conf/a0/ignore_routes_with_linkdown").write_text("1")
+
+
+async def until(is_so: Callable[[], bool], again: Callable[[], object] = lambda: None) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():
+            again()
+            await asyncio.sleep(0.02)
