@@ -27,7 +27,6 @@ from policy.ir import Direction, Outcome
 from policy.objects import PROTOCOL_NAMES
 
 KEPT: Final = 1000
-_PROTOCOL_NAMES: Final = {**PROTOCOL_NAMES, 1: "ICMP", 58: "ICMPv6"}
 _DIRECTIONS: Final = frozenset(map(str, Direction))
 _NAMES_KEPT: Final = 4096
 _QUEUE: Final = 1000  # reports a follower may be behind
@@ -97,7 +96,7 @@ class DropWatch:
             source_address=_text(drop.source),
             destination=self._name(drop.destination),
             destination_address=_text(drop.destination),
-            protocol=_PROTOCOL_NAMES.get(drop.protocol, str(drop.protocol)),
+            protocol=PROTOCOL_NAMES.get(drop.protocol, str(drop.protocol)),
             port=drop.port,
             reason="policy" if is_by_policy else logged_as,
             direction=logged_as if is_by_policy else "",

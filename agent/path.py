@@ -8,14 +8,11 @@ here, and what is not known is said, not guessed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
 
 from agent.pathreport import End, Fact, Journey, LinkFacts, NodeFacts, RouteFacts, Stage, WayFacts
 from policy.explain import Explanation, TierStory
 from policy.policies import Action
 from policy.resident import Resident
-
-PROTOCOLS: Final = {"1": "ICMP", "58": "ICMPv6"}
 
 
 def assemble(facts: Sequence[NodeFacts], unasked: Mapping[str, str]) -> Journey:
@@ -47,7 +44,7 @@ class _Assembly:
             answers="" if dropped else self._why_no_answers(),
             source=self._source,
             destination=self._destination,
-            protocol=PROTOCOLS.get(story.protocol, story.protocol) if story else "",
+            protocol=story.protocol if story else "",
             port=story.port if story else None,
             mtu=min((mtu for mtu, _ in self._mtus), default=0),
             stages=tuple(stages),

@@ -23,7 +23,7 @@ from policy.objects import PROTOCOLS, Node, Pod
 from policy.policies import Policy
 from policy.resident import Resident
 
-_ICMP: Final = 1  # rules see no difference to ICMPv6: those that name a port match neither
+_ICMP, _ICMPV6 = 1, 58
 
 
 class QuestionError(Exception):
@@ -154,7 +154,8 @@ class PolicyCluster:
         here, there = source.address(family), destination.address(family)
         if here is None or there is None:
             return []
-        packet = Packet(here, there, protocol, port)
+        is_icmpv6 = protocol == _ICMP and family is Family.IPV6
+        packet = Packet(here, there, _ICMPV6 if is_icmpv6 else protocol, port)
         nodes = dict.fromkeys(place.node for place in (source, destination) if place.node)
         return [_without_hearsay(evaluate(self.engine(name).ruleset, packet), len(nodes)) for name in nodes]
 

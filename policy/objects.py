@@ -32,7 +32,8 @@ from policy.fields import (
 PROTOCOLS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 """IANA protocol number by the API's name."""
 
-PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
+PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()} | {1: "ICMP", 58: "ICMPv6"}
+"""What people read; ICMP is in no rule, but packets have it."""
 
 NAMESPACE_NAME_LABEL: Final = "kubernetes.io/metadata.name"
 """The label that the API server gives every namespace."""
