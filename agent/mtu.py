@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from agent.cni.attachments import from_alias
 from agent.enforcement import NodePolicy
 from agent.objects.scalars import SMALLEST_MTU
 from agent.surroundings import Surroundings
@@ -62,6 +63,12 @@ class RealMtuKernel:
     async def correct(self, pod_links: Sequence[Device], mtu: int) -> Correction:
         """Give pods' links an MTU at both ends."""
         return await podmtu.correct(pod_links, mtu)
+
+
+def whose(link: Uncorrected) -> str:
+    """Return the pod that a link leads to, by the link's alias; the link where that does not say."""
+    attachment = from_alias(link.alias, (), 0)
+    return f"Pod {attachment.pod}" if attachment else f"link {link.link}"
 
 
 class PodMtu:
@@ -127,7 +134,7 @@ class PodMtu:
             first = self.uncorrected[0]
             others = f" and {len(self.uncorrected) - 1} others" if len(self.uncorrected) > 1 else ""
             found.append(
-                f"link {first.link}{others}: MTU {first.mtu} instead of {self._mtu}: {first.reason}; restart the pod"
+                f"{whose(first)}{others}: MTU {first.mtu} instead of {self._mtu}: {first.reason}; restart the pod"
             )
         return found
 
@@ -218,7 +225,7 @@ class PodMtu:
         self.uncorrected = done.failed
         if done.changed:
             log.info("mtu.corrected", ends=done.changed, mtu=self._mtu)
-        reasons = {f"{each.link}: {each.reason}" for each in done.failed}
+        reasons = {f"{whose(each)}: {each.reason}" for each in done.failed}
         for reason in sorted(reasons - set(self._reported)):
             log.warning("mtu.uncorrected", reason=reason)
         self._reported = reasons

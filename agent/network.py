@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from agent.datastore import Batch
 from agent.enforcement import NodePolicy
-from agent.mtu import PodMtu, RealMtuKernel
+from agent.mtu import PodMtu, RealMtuKernel, whose
 from agent.outgoing_nat import OutgoingNat
 from agent.report import ConditionReport, NetworkReport
 from agent.routing import Routing
@@ -64,7 +64,7 @@ class NodeNetwork:
             uplinks={each.name: each.mtu for each in self.mtu.uplinks},
             tunnel_overhead=self.mtu.overhead,
             mtu_corrected=self.mtu.corrected,
-            mtu_uncorrected=[f"{each.link}: {each.reason}" for each in self.mtu.uncorrected],
+            mtu_uncorrected=[f"{whose(each)} (MTU {each.mtu}): {each.reason}" for each in self.mtu.uncorrected],
             nat_sources=list(map(str, wanted.pods)),
             nat_opted_out=len(wanted.opted_out),
             nat_learned=len(wanted.learned),

@@ -30,6 +30,7 @@ class Uncorrected(NamedTuple):
     link: str
     mtu: int  # of the end with the larger one
     reason: str
+    alias: str = ""  # of the host's end
 
 
 class Correction(NamedTuple):
@@ -90,7 +91,7 @@ async def _correct(
         if at_host > host.mtu:
             with contextlib.suppress(OSError):
                 await _set(netlink, host.interface, host.mtu)
-        return 0, Uncorrected(host.name, max(host.mtu, pod.mtu), error.strerror or str(error))
+        return 0, Uncorrected(host.name, max(host.mtu, pod.mtu), error.strerror or str(error), host.alias)
     return (at_host != host.mtu) + (in_pod != pod.mtu), None
 
 
@@ -103,7 +104,11 @@ async def _set_inside(files: dict[int, int], pair: _Pair, mtu: int) -> None:
         return
     if host.peer_namespace not in files:
         raise OSError(0, "the pod's network namespace is not to be found (is /run/netns mounted?)")
-    with contextlib.closing(open_netlink(files[host.peer_namespace])) as netlink:
+    try:
+        inside = open_netlink(files[host.peer_namespace])
+    except PermissionError as error:
+        raise OSError(error.errno, "it takes CAP_SYS_ADMIN to enter the pod's network namespace") from error
+    with contextlib.closing(inside) as netlink:
         answer = netlink.ask(message(_GETLINK, 0, _IFINFOMSG.pack(0, 0, 0, host.peer, 0, 0)))
         found = parse(answer, 0, len(answer))
         if (found.peer, found.kind) != (host.interface, host.kind):

@@ -79,7 +79,8 @@ def _judge_routes(status: StatusReport) -> Iterator[Finding]:
         yield Finding("tunnels", Level.FAIL, problem, "where the kernel has no such tunnel, the other type may do")
     if pods := status.network.mtu_uncorrected:
         shown = ", ".join(pods[:MOST_SHOWN]) + (f" and {len(pods) - MOST_SHOWN} more" if len(pods) > MOST_SHOWN else "")
-        yield Finding("MTU", Level.WARN, f"links of pods have an old MTU: {shown}", "restart those pods")
+        advice = "restart those pods, or let the agent correct them (chart: mtu.correctRunningPods)"
+        yield Finding("MTU", Level.WARN, f"pods have an old MTU: {shown}", advice)
     if status.policy.unlinked:
         text = f"no link leads to {status.policy.unlinked} addresses of pods of this node: nothing gets to them"
         yield Finding("policy", Level.FAIL, text, "tortie path POD POD; did the container runtime finish the pods?")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.mtu import PodMtu, RealMtuKernel
+from agent.mtu import PodMtu, RealMtuKernel, whose
 from agent.surroundings import Surroundings
 from felix.devices import Device
 from felix.nft.kerneltable import KernelRuleTable
@@ -169,6 +169,14 @@ async def test_segments_are_clamped_in_tunnels_and_where_pods_are_too_large(worl
     await world.look()
     assert await world.clamped() == {"tortie-vxlan", "eth0"}
     assert world.mtu.problems == ["link veth1: MTU 9000 instead of 1500: no such namespace; restart the pod"]
+
+
+async def test_pods_whose_mtu_stays_wrong_are_named(world: MtuWorld) -> None:
+    alias = "tortie shop/web-1 0f3c sandbox/eth0"
+    world.kernel.failed = (Uncorrected("veth1", 9000, "not allowed", alias), Uncorrected("veth2", 9000, "not allowed"))
+    await world.look()
+    assert world.mtu.problems == ["Pod shop/web-1 and 1 others: MTU 9000 instead of 1500: not allowed; restart the pod"]
+    assert [whose(each) for each in world.mtu.uncorrected] == ["Pod shop/web-1", "link veth2"]
 
 
 async def test_policy_does_not_wait_for_links_that_cannot_be_read(world: MtuWorld) -> None:

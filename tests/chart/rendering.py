@@ -33,6 +33,7 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
         },
     },
     "no CNI": {"cni": {"enabled": False}, "updateStrategy": {"type": "OnDelete", "rollingUpdate": None}},
+    "running pods": {"mtu": {"correctRunningPods": True}},
     "cleanup": {"cleanup": True},
 }
 

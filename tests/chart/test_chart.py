@@ -142,9 +142,27 @@ def test_no_container_has_more_than_it_needs(values: dict[str, Any]) -> None:
         assert context["allowPrivilegeEscalation"] is False
         assert not context.get("privileged")
         assert context["capabilities"]["drop"] == ["ALL"]
-        added = context["capabilities"].get("add", [])
+        added = set(context["capabilities"].get("add", []))
+        if container["name"] == "agent" and (values.get("mtu") or {}).get("correctRunningPods"):
+            added -= {"SYS_ADMIN"}
         assert set(added) <= {"NET_ADMIN", "NET_BIND_SERVICE"}, "say why in daemonset.yaml, docs/install.md and here"
         assert not added or container["name"] in {"agent", "cleanup"}
+
+
+def test_pods_are_entered_by_wish_alone_and_by_the_agent_alone() -> None:
+    wish = {"mtu": {"correctRunningPods": True}}
+    for values, capabilities in (({}, set()), (wish, {"SYS_ADMIN"})):
+        pod = the("DaemonSet", values)["spec"]["template"]["spec"]
+        assert set(agent(values)["securityContext"]["capabilities"]["add"]) - {"NET_ADMIN", "NET_BIND_SERVICE"} == (
+            capabilities
+        )
+        mounts = [mount for mount in agent(values)["volumeMounts"] if mount["mountPath"] == "/run/netns"]
+        paths = {volume["hostPath"]["path"] for volume in pod["volumes"]}
+        assert bool(mounts) is bool(capabilities) is ("/run/netns" in paths)
+        for mount in mounts:  # namespaces that come later have to be seen, and none has to be made
+            assert (mount["mountPropagation"], mount["readOnly"]) == ("HostToContainer", True)
+        for container in pod["initContainers"]:
+            assert "SYS_ADMIN" not in container["securityContext"]["capabilities"].get("add", [])
 
 
 @EVERY_SET

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
@@ -134,6 +139,85 @@ async def test_a_pod_that_nobody_can_enter_is_said_and_the_others_are_corrected(
     assert failure.link == "h1"
     assert ends(world, 1) == (1500, 1500), "the host's end alone would send what the pod does not take"
     assert ends(world, 2) == (9000, 9000)
+
+
+@pytest.mark.parametrize("capability", ["-sys_admin", "+sys_admin"])
+async def test_pods_are_entered_with_the_capability_that_takes_and_named_without(world: World, capability: str) -> None:
+    """As the chart has it: NET_ADMIN, and SYS_ADMIN by wish."""
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv (util-linux)")
+    run("ip", "link", "set", "h1", "alias", "tortie shop/web-1 0f3c sandbox/eth0")
+    words = ("setpriv", f"--bounding-set=-all,+net_admin,{capability}", f"--inh-caps=-all,+net_admin,{capability}")
+    done = run(*words, sys.executable, "-c", CORRECT)  # in the node's namespace, as this thread is
+    expected = 1400 if capability == "+sys_admin" else 1500
+    assert [ends(world, i) for i in range(3)] == [(expected, expected)] * 3
+    failed = [] if expected == 1400 else ["it takes CAP_SYS_ADMIN to enter the pod's network namespace"] * 3
+    told = json.loads(done)
+    assert [reason for reason, _ in told] == failed
+    assert ("tortie shop/web-1 0f3c sandbox/eth0" in [alias for _, alias in told]) is bool(failed)
+
+
+CORRECT = """
+import asyncio, json
+from felix import devices
+from felix.podmtu import correct
+async def main():
+    links = [each for each in await devices.devices() if each.group == 97]
+    done = await correct(links, 1400)
+    print(json.dumps([(each.reason, each.alias) for each in done.failed]))
+asyncio.run(main())
+"""
+
+
+async def test_a_connection_lives_on_while_its_pod_is_corrected_down_and_up(world: World, family: Family) -> None:
+    """And its segments are of the new size: what was too large at that moment is sent again."""
+    await correct(await pod_links(), 9000)
+    for link, namespace in (("u0", world.name), ("o0", world.outside)):
+        run("ip", "-n", namespace, "link", "set", link, "mtu", "9000")
+    ours, theirs = world.connected(family, 0, INTERNET[family])
+    received = 0
+    with closing(ours), closing(theirs), ThreadPoolExecutor(1) as thread:
+        ours.settimeout(30)
+        theirs.settimeout(30)
+        sending = threading.Event()
+        sending.set()
+
+        def send() -> int:
+            sent = 0
+            while sending.is_set():
+                sent += ours.send(bytes(1 << 16))
+            ours.shutdown(socket.SHUT_WR)
+            return sent
+
+        sent = thread.submit(send)
+
+        def receive(size: int) -> None:
+            nonlocal received
+            goal = received + size
+            while received < goal:
+                received += len(theirs.recv(1 << 20))
+
+        try:
+            for mtu in (9000, 1400, 9000):
+                done = await correct(await pod_links(), mtu)
+                assert done.failed == ()
+                for _ in range(20):
+                    receive(1 << 19)
+                assert segment(ours) == min(mtu, 9000) - family_header(family)
+        finally:
+            sending.clear()
+        while data := theirs.recv(1 << 20):
+            received += len(data)
+        assert received == sent.result()
+
+
+def segment(connection: socket.socket) -> int:
+    """Return the largest payload that a connection puts into a segment now, time stamps beside."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+
+
+def family_header(family: Family) -> int:
+    return {Family.IPV4: 20, Family.IPV6: 40}[family] + 20 + 12
 
 
 @pytest.mark.usefixtures("world")
