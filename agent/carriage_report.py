@@ -10,13 +10,13 @@ from agent.report import CarriedReport, ConditionReport, TunnelReport
 from agent.routing import Routing
 from bgp.carriage import How, Tunnel
 from felix.fib import InstalledRoute
-from felix.route import Kind, NextHop
+from felix.route import NextHop
 from inet.prefix import Family, Prefix
 
 
 def carried(routing: Routing, row: InstalledRoute) -> CarriedReport | None:
     """Return how packets for a route's destination travel; None for a blackhole."""
-    if row.kind is Kind.BLACKHOLE or not row.next_hops:
+    if not row.next_hops:
         return None
     hop = row.next_hops[0]
     choice = routing.rib.chosen().get(row.destination)
