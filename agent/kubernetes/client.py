@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -19,7 +20,8 @@ import msgspec
 
 from agent import __version__, metrics
 from agent.kubernetes.access import Access, AccessError
-from agent.kubernetes.errors import Unreachable, refusal
+from agent.kubernetes.errors import Refused, Unreachable, refusal
+from agent.kubernetes.token import end_of
 
 if TYPE_CHECKING:
     from kubernetes.aio.client.api_client import ApiClient
@@ -158,8 +160,11 @@ class Client:
             if response.status < 400:
                 return response
             body = await response.read()
-        self._is_stale |= response.status == 401
-        raise refusal(response.status, body, response.headers.get("Retry-After", ""))
+        refused = refusal(response.status, body, response.headers.get("Retry-After", ""))
+        if response.status == 401:
+            self._is_stale = True
+            raise Refused(refused.status, refused.reason, self._why_unknown())
+        raise refused
 
     async def _send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         api = await self._ready()
@@ -175,6 +180,14 @@ class Client:
         )
         answered: aiohttp.ClientResponse = (await api.call_api(*serialized, _request_timeout=limits)).response
         return answered
+
+    def _why_unknown(self) -> str:
+        """Say what may be behind a 401, of which the server says nothing."""
+        key = self._api.configuration.api_key.get("BearerToken", "") if self._api else ""
+        end = end_of(key)
+        if end is not None and end <= datetime.now(UTC):
+            return f"the token of {self._access} ended at {end:%Y-%m-%d %H:%M:%SZ}"
+        return f"the server does not know {self._access}"
 
     async def _ready(self) -> ApiClient:
         """Return the library's client; a new one where the server knew the one before no more."""

@@ -221,6 +221,11 @@ class Cluster:
         return self.directory / "certificates" / "apiserver.crt"
 
     @property
+    def tls(self) -> ssl.SSLContext:
+        """What trusts it."""
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+    @property
     def audit_log(self) -> Path:
         """What the API server noted of every request."""
         return self.directory / "audit.log"
@@ -289,8 +294,7 @@ class Cluster:
     def _exchange(self, method: str, path: str, payload: str | None, headers: dict[str, str]) -> tuple[int, bytes]:
         connection = self._connections.get(threading.get_ident())
         if connection is None:
-            context = ssl.create_default_context(cafile=str(self.certificate))
-            connection = http.client.HTTPSConnection(self.address, self.port, context=context, timeout=60)
+            connection = http.client.HTTPSConnection(self.address, self.port, context=self.tls, timeout=60)
             with self._within():
                 connection.connect()
             self._connections[threading.get_ident()] = connection

@@ -22,6 +22,7 @@ TORTIE = str(Path(sys.executable).with_name("tortie"))
 DEADLINE_S = 60.0
 WHY_NOT = "" if os.geteuid() == 0 else "needs root for network namespaces"
 
+_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 _NUMBERS = itertools.count()
 
 
@@ -81,6 +82,16 @@ class AgentNode:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*argv, "--node", self.name, "--run-dir", str(self.run_dir)], stderr=log, env=os.environ | environment
+            )
+
+    def start_in_pod(self, account: Path) -> None:
+        """Start the agent as in a pod whose service account has these files (token, ca.crt, namespace)."""
+        mounted = f'mount -t tmpfs none /run && mkdir -p {_ACCOUNT} && mount --bind {account} {_ACCOUNT} && exec "$@"'
+        argv = ["ip", "netns", "exec", self.namespace, "unshare", "--mount", "sh", "-c", mounted, "sh", TORTIE, "agent"]
+        there = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(PORT)}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*argv, "--node", self.name, "--run-dir", str(self.run_dir)], stderr=log, env=os.environ | there
             )
 
     def write_kubeconfig(self, token: str = "") -> Path:

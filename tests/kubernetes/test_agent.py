@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.kubernetes import permissions
-from agent.kubernetes.permissions import Rule
 from agent.objects.kinds import OWN_NAMESPACE
 from agent.report import ConditionReport, StatusReport
 from tests.kubernetes.cluster import ApiError, Cluster
 from tests.kubernetes.node import WHY_NOT, AgentNode, until
+from tests.kubernetes.rights import granted
 
 pytestmark = [
     pytest.mark.kubernetes,
@@ -171,24 +171,6 @@ def test_a_node_replaced_under_its_name_gets_the_new_ones_routes_and_status(node
         return [each["uid"] for each in found["metadata"].get("ownerReferences", ())] if "status" in found else []
 
     until(lambda: owners() == [uid], owners)
-
-
-def granted(name: str, account: str, rules: Iterable[Rule], namespace: str = "") -> list[dict[str, Any]]:
-    """Return a role with these rights and who has it."""
-    kind, place = ("Role", {"namespace": namespace}) if namespace else ("ClusterRole", {})
-    group = "rbac.authorization.k8s.io"
-    said = [{"apiGroups": [rule.group], "resources": list(rule.resources), "verbs": list(rule.verbs)} for rule in rules]
-    subject = {"kind": "ServiceAccount", "name": account, "namespace": OWN_NAMESPACE}
-    return [
-        {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name, **place}, "rules": said},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": f"{kind}Binding",
-            "metadata": {"name": name, **place},
-            "roleRef": {"apiGroup": group, "kind": kind, "name": name},
-            "subjects": [subject],
-        },
-    ]
 
 
 def test_it_asks_for_what_it_is_granted_and_is_granted_what_it_asks_for(node: AgentNode) -> None:
