@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from agent.cli.main import app
 from agent.lab import state
 
-TOPOLOGY = "name: small\nnodes: [{name: n1}]\n"
+TOPOLOGY = "name: small\nnodes: {n1: {}, n2: {}}\nlinks: [[n1, n2]]\n"
 
 
 @pytest.fixture(autouse=True)
