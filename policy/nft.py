@@ -44,10 +44,10 @@ from policy.nftskeleton import (
     FROM_POD,
     LOCAL_CIDR_SETS,
     RESET,
-    RESET_UNKNOWN_TCP,
     TABLE,
     TO_NODE,
     TO_POD,
+    UNKNOWN,
 )
 from policy.objects import PROTOCOL_NAMES
 from policy.policies import Action
@@ -238,7 +238,7 @@ def _type(ref: SetRef) -> str:
 
 def chain_lines(chain: Chain) -> list[str]:
     """Return what stands between a chain's braces, line by line."""
-    lines = [RESET_UNKNOWN_TCP]
+    lines = [*UNKNOWN]
     for rule in chain.rules:
         verdict = _verdict(chain, rule)
         comment = decision_comment(chain, str(rule))

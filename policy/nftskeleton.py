@@ -63,8 +63,13 @@ def _log(reason: str) -> str:
 KNOWN: Final = ("ct state established,related accept", "ct status confirmed accept")
 
 # With loose conntrack, the default, the other side would revive a connection whose entry was deleted to cut it. Only
-# for pods with policies: other pods' connections may be older than conntrack and must live.
-RESET_UNKNOWN_TCP: Final = "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset"
+# for pods with policies: other pods' connections may be older than conntrack and must live. A heartbeat would revive an
+# association of SCTP, whose first packet alone has no verification tag (RFC 9260 section 8.5.1). The price: paths that
+# heartbeats open between further addresses of the two ends stay closed, and all goes by the path of the first packet.
+UNKNOWN: Final = (
+    "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset",
+    "sctp vtag != 0 ct state new,invalid counter drop",
+)
 
 # Order matters only within a chain. Multicast and link-local destinations never meet the forward hook, so neighbour
 # discovery needs no rule there; towards the node, ICMPv6 130-143 is multicast listener and neighbour discovery.
@@ -124,9 +129,9 @@ CHAINS: Final = {
         f"ip6 daddr vmap @{FROM_NODE[6]}",
         "accept",
     ),
-    RESET["egress"]: (RESET_UNKNOWN_TCP, f"goto {EGRESS_OK}"),
-    RESET["ingress"]: (RESET_UNKNOWN_TCP, "accept"),
-    RESET["node"]: (RESET_UNKNOWN_TCP, "accept"),
+    RESET["egress"]: (*UNKNOWN, f"goto {EGRESS_OK}"),
+    RESET["ingress"]: (*UNKNOWN, "accept"),
+    RESET["node"]: (*UNKNOWN, "accept"),
     **{name: (_log(direction), "counter drop") for direction, name in DENY.items()},
     **{
         f"drop_{reason}": (_log(reason), f'counter drop comment "{words}"')

@@ -37,7 +37,7 @@ class Traffic(NamedTuple):
     is_to_pod: bool  # leaves through a pod's interface
     is_to_node: bool = False  # ends on this node itself
     is_from_node: bool = False  # begins there
-    is_syn: bool = True  # of TCP; otherwise a packet in the middle of an unknown connection
+    is_first: bool = True  # of a connection of TCP or SCTP; otherwise it is in the middle of an unknown one
 
 
 class Step(NamedTuple):
@@ -270,9 +270,13 @@ def _address(width: int) -> Callable[[Table, list[str], Traffic], bool | str]:
 
 def _ports(protocol: int) -> Callable[[Table, list[str], Traffic], bool]:
     def matches(table: Table, rest: list[str], traffic: Traffic) -> bool:
-        if rest.pop(0) == "flags":
-            _take(rest, "&", "(fin|syn|rst|ack)", "!=", "syn")
-            return traffic.protocol == protocol and not traffic.is_syn
+        match rest.pop(0):
+            case "flags":
+                _take(rest, "&", "(fin|syn|rst|ack)", "!=", "syn")
+                return traffic.protocol == protocol and not traffic.is_first
+            case "vtag":
+                _take(rest, "!=", "0")
+                return traffic.protocol == protocol and not traffic.is_first
         operand = rest.pop(0)
         if traffic.protocol != protocol or traffic.port is None:
             return False
@@ -293,7 +297,7 @@ def _ct(_table: Table, rest: list[str], _traffic: Traffic) -> bool:
     what, value = rest.pop(0), rest.pop(0)
     if what not in {"state", "status"}:
         raise TransactionError(f"unknown: ct {what}")
-    return value == "new"
+    return "new" in value.split(",")
 
 
 def _meta(_table: Table, rest: list[str], traffic: Traffic) -> bool:

@@ -55,7 +55,8 @@ def test_a_restricted_pod_has_no_part_in_the_middle_of_an_unknown_connection(
     table = Table()
     table.load(render(ruleset))
     for packet in packets(objects.values(), chance, 150):
-        middle = crossing(ruleset, packet)._replace(protocol=6, port=80, is_syn=False)
+        protocol = chance.choice((6, 132))
+        middle = crossing(ruleset, packet)._replace(protocol=protocol, port=80, is_first=False)
         with_node = middle.is_to_node or middle.is_from_node
         ends = [each for end in packet[:2] if (each := ruleset.endpoints.get(end)) is not None]
         if any(_is_restricted(each, with_node=with_node) for each in ends):

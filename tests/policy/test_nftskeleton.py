@@ -35,7 +35,7 @@ from tests.felix.nft.pods import OUTSIDE, OWN, PodNode, pod_node
 from tests.policy.nftables import WHY_NOT
 
 LOCAL_RANGES = {4: "10.64.1.0-10.64.1.255", 6: "fd64:1::-fd64:1::ffff:ffff:ffff:ffff"}
-TCP = 6
+TCP, UDP, SCTP = 6, 17, 132
 
 
 def text(**elements: str) -> str:
@@ -76,7 +76,7 @@ def open_pods(digit: int, egress: str = f"goto {EGRESS_OK}", ingress: str = "acc
     return {name: ", ".join(f"{pod} : {verdict}" for pod in pods) for name, verdict in verdicts.items()}
 
 
-def traffic(source: str, destination: str, digit: int, *, is_syn: bool = True) -> Traffic:
+def traffic(source: str, destination: str, digit: int, *, is_first: bool = True) -> Traffic:
     return Traffic(
         address(source, digit),
         address(destination, digit),
@@ -86,7 +86,7 @@ def traffic(source: str, destination: str, digit: int, *, is_syn: bool = True) -
         is_to_pod=destination in HERE,
         is_to_node=destination == "node",
         is_from_node=source == "node",
-        is_syn=is_syn,
+        is_first=is_first,
     )
 
 
@@ -116,13 +116,13 @@ def digit(request: pytest.FixtureRequest) -> int:
         *(("node", place, "") for place in ("pod", "new pod", "outside", "nobody")),
     ],
 )
-@pytest.mark.parametrize("is_syn", [True, False], ids=["new", "older than conntrack"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["new", "older than conntrack"])
 def test_only_what_is_here_and_programmed_is_reached(
-    source: str, destination: str, dropped_as: str, digit: int, is_syn: bool
+    source: str, destination: str, dropped_as: str, digit: int, is_first: bool
 ) -> None:
     table = Table()
     table.load(text(**open_pods(digit)))
-    walk = table.walk(traffic(source, destination, digit, is_syn=is_syn))
+    walk = table.walk(traffic(source, destination, digit, is_first=is_first))
     assert walk.verdict == ("drop" if dropped_as else "accept")
     if dropped_as:
         assert walk.path[-1].chain == f"drop_{dropped_as}"
@@ -152,7 +152,10 @@ def test_a_restricted_pod_starts_nothing_in_the_middle(direction: str, digit: in
     table.load(text(**open_pods(digit, **{direction: f"goto {RESET[direction]}"})))
     ends = ("pod", "outside") if direction == "egress" else ("outside", "pod")
     assert table.walk(traffic(*ends, digit)).verdict == "accept"
-    assert table.walk(traffic(*ends, digit, is_syn=False)).verdict == "reject"
+    middle = traffic(*ends, digit, is_first=False)
+    assert table.walk(middle).verdict == "reject"
+    assert table.walk(middle._replace(protocol=SCTP)).verdict == "drop"
+    assert table.walk(middle._replace(protocol=UDP)).verdict == "accept"
     if direction == "egress":  # its packets are judged at the other end too
         assert table.walk(traffic("pod", "new pod", digit)).path[-1].chain == "drop_unprogrammed"
 
@@ -165,9 +168,11 @@ def test_between_a_pod_and_its_node_only_maps_restrict(digit: int) -> None:
     )
     assert table.walk(traffic("pod", "node", digit)).path[-1].chain == DENY["node"]
     assert table.walk(traffic("node", "pod", digit)).verdict == "accept"
-    assert table.walk(traffic("node", "pod", digit, is_syn=False)).verdict == "reject"
+    middle = traffic("node", "pod", digit, is_first=False)
+    assert table.walk(middle).verdict == "reject"
+    assert table.walk(middle._replace(protocol=SCTP)).verdict == "drop"
     for ends in (("other pod", "node"), ("node", "other pod")):
-        assert table.walk(traffic(*ends, digit, is_syn=False)).verdict == "accept"
+        assert table.walk(traffic(*ends, digit, is_first=False)).verdict == "accept"
 
 
 def test_what_is_said_of_one_family_is_said_of_the_other() -> None:

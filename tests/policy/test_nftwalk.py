@@ -78,7 +78,7 @@ def test_a_packet_that_no_rule_is_about_passes(table: Table) -> None:
 
 
 def test_the_middle_of_an_unknown_connection_is_reset(table: Table) -> None:
-    walk = table.walk(Traffic(A, C, 6, 80, is_from_pod=True, is_to_pod=False, is_syn=False))
+    walk = table.walk(Traffic(A, C, 6, 80, is_from_pod=True, is_to_pod=False, is_first=False))
     assert walk.verdict == "reject"
 
 

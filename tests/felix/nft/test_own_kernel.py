@@ -9,8 +9,6 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,15 +24,13 @@ from felix.nft.parts import merged
 from inet.prefix import Family
 from tests.felix.netns import entered
 from tests.felix.nft.outside import INTERNET, PORT, REMOTE_POD, UPLINKS, WANTED, World, run
+from tests.own_kernel import in_own_kernel, run_in_own_kernel, starts_own_kernel
 
-IN_OWN_KERNEL = os.environ.get("TORTIE_IN_OWN_KERNEL") == "1"
-NO_KERNEL = 125
 COUNTS_DROPS = Path("/proc/thread-self/net/stat/nf_conntrack").exists()
 """Not every kernel does: CONFIG_NF_CONNTRACK_PROCFS."""
 LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")]
-own_kernel = pytest.mark.skipif(not IN_OWN_KERNEL, reason="runs in a kernel of its own, by the first test of this file")
 
 CLUSTER = {Family.IPV4: "10.64.0.0/16", Family.IPV6: "fd64::/16"}
 SERVICE = {Family.IPV4: "10.43.0.10", Family.IPV6: "fd43::10"}
@@ -42,32 +38,9 @@ OWN_SERVICE = {Family.IPV4: "10.43.0.11", Family.IPV6: "fd43::11"}
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.skipif(IN_OWN_KERNEL, reason="this is the kernel of its own")
+@starts_own_kernel
 def test_in_a_kernel_of_its_own() -> None:
-    umlrun = os.environ.get("TORTIE_UMLRUN") or shutil.which("umlrun")
-    if umlrun is None or shutil.which(umlrun) is None:
-        pytest.skip("needs umlrun, in PATH or named by TORTIE_UMLRUN")
-    options = [
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        "-q",
-        "--tb=short",
-        "--color=no",
-        "-o",
-        "asyncio_debug=false",
-    ]
-    command = [umlrun, "-m", "700", "-t", "380", sys.executable, "-m", "pytest", *options, __file__]
-    environment = os.environ | {"TORTIE_IN_OWN_KERNEL": "1", "PYTEST_ADDOPTS": ""}
-    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_XDIST")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, cwd=Path(__file__).parents[3]
-    )
-    if done.returncode == NO_KERNEL and "no kernel" in done.stderr:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    run_in_own_kernel(__file__)
 
 
 @pytest.fixture
@@ -88,7 +61,7 @@ async def enforce(world: World, *more: Content) -> None:
     assert not report.refusals
 
 
-@own_kernel
+@in_own_kernel
 async def test_a_full_table_of_connections_lets_nothing_past_policy_and_is_told(world: World, family: Family) -> None:
     policy = 'type filter hook forward priority 0;\nct state established accept\niifname "h2" counter drop'
     await enforce(world, Content({"forward": policy}, {}))
@@ -184,7 +157,7 @@ def ipvs(world: World) -> World:
     return world
 
 
-@own_kernel
+@in_own_kernel
 async def test_beside_ipvs_whoever_is_to_translate_does_so_once(ipvs: World, family: Family) -> None:
     await enforce(ipvs)
     remote = (ipvs.outside, REMOTE_POD[family], PORT)
