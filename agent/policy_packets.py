@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import selectors
 import socket
@@ -22,6 +21,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from agent.policy_table import content_of
 from felix.conntrack import Conntrack
+from felix.namespaces import entered
 from felix.nft.enforcement import Content, Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library, LibraryError
@@ -35,8 +35,6 @@ QUIET_S: Final = 0.8
 
 _AT_A_TIME: Final = 256  # probes: each has a socket
 
-_CLONE_NEWNET: Final = 0x40000000
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _SYSCTLS: Final = (
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
@@ -152,7 +150,7 @@ class _Network:
         self._commands[_OUTSIDE] += [f"addr add {_own(address)} dev lo" for address in self.plan.outside]
         _ip("", (f"netns add {name}" for name in self._namespaces.values()))
         for router in (_OUTSIDE, *self.plan.nodes):
-            with self._inside(router):
+            with entered(self._namespaces[router]):
                 subprocess.run(["sysctl", "-qw", *_SYSCTLS], check=True, capture_output=True)
         _ip("", self._links)
         for name, lines in self._commands.items():
@@ -188,7 +186,7 @@ class _Network:
 
     def enforce(self, node: str, library: Library, content: Content) -> None:
         """Have a node's kernel hold a table, and forget every connection."""
-        with self._inside(node):
+        with entered(self._namespaces[node]):
             asyncio.run(self._enforce(library, content))
 
     async def _enforce(self, library: Library, content: Content) -> None:
@@ -228,24 +226,11 @@ class _Network:
 
     def _bound(self, place: Place, port: int, protocol: str) -> socket.socket:
         name: _Name = place.address if place.address in self.plan.pods else place.node or _OUTSIDE
-        with self._inside(name):
+        with entered(self._namespaces[name]):
             made = _socket(len(place.address), protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((address_text(place.address), port))
         return made
-
-    @contextlib.contextmanager
-    def _inside(self, name: _Name) -> Iterator[None]:
-        """Let this thread live in a namespace for a while."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        there = os.open(f"/run/netns/{self._namespaces[name]}", os.O_RDONLY)
-        try:
-            _enter(there)
-            yield
-        finally:
-            _enter(home)
-            os.close(there)
-            os.close(home)
 
 
 def _collect(selector: selectors.BaseSelector, waiting: int) -> set[int]:
@@ -276,12 +261,6 @@ def _is_answered(end: socket.socket) -> bool:
         except OSError:  # an ICMP error: somebody refused it
             return False
     return end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-
-
-def _enter(file: int) -> None:
-    if _LIBC.setns(file, _CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _own(address: bytes) -> str:

@@ -26,7 +26,7 @@ from typing import Final, Self
 from agent import tunnel_rules
 from agent.policy_table import content_of
 from bench.measure import BenchError, Figures, Results, Settings
-from bench.network import batch, entered
+from bench.network import batch
 from bench.network import run as run_program
 from bench.nodepair import POD_MTU, NodePair, node_address, pod_address, pod_cidr
 from bgp.carriage import OVERHEAD, hardware_address
@@ -35,6 +35,7 @@ from bgp.switchover import Medium
 from felix.backstops import KernelBackstops
 from felix.encap import Outer
 from felix.fib import Fib
+from felix.namespaces import entered
 from felix.netlinktable import open_route_table
 from felix.nft.enforcement import Content, Enforcement
 from felix.nft.kerneltable import KernelRuleTable

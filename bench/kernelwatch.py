@@ -19,8 +19,8 @@ from typing import Final, Self
 
 from bench.load import LENGTHS
 from bench.measure import BenchError
-from bench.network import entered
 from felix import netlink, nexthops, routemessages
+from felix.namespaces import entered
 from felix.nexthops import KernelGroup
 from felix.route import NextHop
 from felix.routemessages import NEWROUTE, KernelRoute

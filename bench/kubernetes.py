@@ -22,7 +22,7 @@ from bench import processes
 from bench.kubernetes_cluster import node_name, populate, relabel
 from bench.kubernetes_watches import watching
 from bench.measure import BenchError, Figures, Results, Settings
-from tests.felix.netns import entered
+from felix.namespaces import entered
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import AgentNode

@@ -6,27 +6,24 @@ where load comes from. Cable `i` is 10.99.i.0/24 and fd99:i::/64, the node being
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import fcntl
 import itertools
 import os
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final, Self
 
+from felix.namespaces import entered
 from inet.prefix import Family, IPAddress
 
-_CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 _SIOCGIFFLAGS: Final = 0x8913  # linux/sockios.h
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 0x1
 _IFREQ_FLAGS: Final = struct.Struct("16sh22x")  # struct ifreq with ifr_flags (linux/if.h)
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
 
 
@@ -43,25 +40,6 @@ def run(*argv: str, text: str = "") -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
-
-
-@contextlib.contextmanager
-def entered(namespace: str) -> Iterator[None]:
-    """Let this thread live in a namespace for a while: sockets opened here stay there."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        _set_namespace(there)
-        yield
-    finally:
-        _set_namespace(home)
-        os.close(there)
-        os.close(home)
-
-
-def _set_namespace(descriptor: int) -> None:
-    if _LIBC.setns(descriptor, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 class Network:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from bench.measure import BenchError
-from bench.network import batch, entered, run
+from bench.network import batch, run
+from felix.namespaces import entered
 from inet.prefix import Family, IPAddress, Prefix
 from policy.nftskeleton import POD_INTERFACE_GROUP
 

@@ -25,6 +25,7 @@ from bench import network
 from bench.measure import BenchError, Figures, Results, Settings
 from bench.network import Network
 from bench.policy_packets import become_pods
+from felix.namespaces import entered
 from inet.prefix import Family
 
 NAME: Final = "policy-flood"
@@ -74,16 +75,16 @@ def _change(family: Family, changes: int) -> Figures:
     with Network(3) as net:
         become_pods(net)
         _find_neighbours(net, family)
-        with network.entered(net.node):
+        with entered(net.node):
             return asyncio.run(_change_under(net, family, changes))
 
 
 def _find_neighbours(net: Network, family: Family) -> None:
     """Send until something arrives: meanwhile little is kept for a neighbour that has not answered yet."""
     address = (str(network.address(_OPEN, 2, family)), _PORT)
-    with network.entered(net.routers[_OPEN - 1]):
+    with entered(net.routers[_OPEN - 1]):
         receiver = socket.socket(family, socket.SOCK_DGRAM)
-    with network.entered(net.routers[_SENDER - 1]):
+    with entered(net.routers[_SENDER - 1]):
         sender = socket.socket(family, socket.SOCK_DGRAM)
     with receiver, sender:
         receiver.bind(address)
@@ -101,11 +102,11 @@ class _Stream:
 
     def __init__(self, net: Network, family: Family, to: int) -> None:
         address = (str(network.address(to, 2, family)), _PORT)
-        with network.entered(net.routers[to - 1]):
+        with entered(net.routers[to - 1]):
             self._receiver = socket.socket(family, socket.SOCK_DGRAM)
         self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         self._receiver.bind(address)
-        with network.entered(net.routers[_SENDER - 1]):
+        with entered(net.routers[_SENDER - 1]):
             sender = socket.socket(family, socket.SOCK_DGRAM)
         sender.connect(address)
         command = [sys.executable, "-c", _FLOOD, str(sender.fileno())]

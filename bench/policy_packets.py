@@ -25,6 +25,7 @@ from agent.policy_table import content_of
 from bench import network
 from bench.measure import BenchError, Figures, Results, Settings
 from bench.network import Network
+from felix.namespaces import entered
 from felix.nft.enforcement import Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library
@@ -94,7 +95,7 @@ def _compare(family: Family, *, rounds: int, seconds: float) -> Results:
 
 def become_pods(net: Network) -> None:
     """Have the routers' cables be pods': in the interface group, each reached by a route of its own."""
-    with network.entered(net.node):
+    with entered(net.node):
         for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             Path("/proc/sys/net", path).write_text("1", encoding="ascii")
     for number, router in enumerate(net.routers, 1):
@@ -109,7 +110,7 @@ def become_pods(net: Network) -> None:
 
 def _stand(net: Network, subject: str) -> None:
     """Put into the node's kernel what a subject is."""
-    with network.entered(net.node):
+    with entered(net.node):
         network.run("nft", "flush ruleset")
         if subject == LIST:
             rules = (f"ip saddr 10.1.{n // 256}.{n % 256} ip daddr 10.2.0.1 accept;" for n in range(1000))
@@ -168,7 +169,7 @@ def _many_ports(sent: int) -> int:
 def _udp(net: Network, family: Family, seconds: float, port: Callable[[int], int]) -> float:
     """Return thousands of datagrams a second. Nobody reads them: where nobody listens, no answer is made either."""
     target = str(network.address(2, 2, family))
-    with network.entered(net.routers[0]), socket.socket(family, socket.SOCK_DGRAM) as client:
+    with entered(net.routers[0]), socket.socket(family, socket.SOCK_DGRAM) as client:
         sent = 0
 
         def piece() -> int:
@@ -199,9 +200,9 @@ def _tcp(net: Network, family: Family, seconds: float) -> float:
     """Return Gbit/s from a process to another."""
     with contextlib.ExitStack() as stack:
         address = (str(network.address(2, 2, family)), _PORT)
-        with network.entered(net.routers[1]):
+        with entered(net.routers[1]):
             server = stack.enter_context(socket.create_server(address, family=family))
-        with network.entered(net.routers[0]):
+        with entered(net.routers[0]):
             client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)

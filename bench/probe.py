@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from bench import load
-from bench.network import entered, run
+from bench.network import run
+from felix.namespaces import entered
 from inet.prefix import Family
 
 INTERVAL_MS: Final = 0.1

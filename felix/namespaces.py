@@ -1,4 +1,4 @@
-"""Reaching into the network namespaces of pods, without going there.
+"""Reaching into the network namespaces of pods, without going there; and going into one of our own making.
 
 A netlink socket belongs for good to the namespace it was opened in. So a thread is made that enters a pod's namespace,
 opens a socket and ends; what the socket is used for happens here, and is a conversation with the kernel alone. Nothing
@@ -98,7 +98,31 @@ def open_netlink(file: int) -> NetlinkSocket:
 
 
 def _enter_and_open(file: int) -> NetlinkSocket:
+    enter(file)
+    return NetlinkSocket()
+
+
+def enter(file: int) -> None:
+    """Have this thread, and what it starts, live in the namespace that a file stands for. Raises OSError."""
     if _LIBC.setns(file, _CLONE_NEWNET):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return NetlinkSocket()
+
+
+@contextlib.contextmanager
+def entered(name: str) -> Iterator[None]:
+    """Have this thread live in a namespace of `ip netns` until the end of the block. Raises OSError.
+
+    Sockets stay in the namespace that they were opened in.
+    """
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        there = os.open(NAMED / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            enter(there)
+            yield
+        finally:
+            enter(home)
+            os.close(there)
+    finally:
+        os.close(home)

@@ -1,4 +1,4 @@
-"""What tests anywhere may ask for: both address families, a Kubernetes control plane of real programs."""
+"""What tests anywhere may ask for: both address families, libnftables, a Kubernetes control plane of real programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from felix.nft.library import Library, LibraryError
 from inet.prefix import Family
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import Cluster
@@ -15,6 +16,15 @@ from tests.kubernetes.cluster import Cluster
 def family(request: pytest.FixtureRequest) -> Family:
     """Both families, one after the other."""
     return Family(request.param)
+
+
+@pytest.fixture
+def library() -> Library:
+    """libnftables."""
+    try:
+        return Library()
+    except LibraryError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from agent.cli.main import app
 from agent.cni import conflist, install
 from felix.foreign import leftovers
 from felix.sysctl import FILE_NAME, Setting, Sysctls
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 from tests.felix.nft.outside import World, run
 
 pytestmark = pytest.mark.kernel
@@ -34,15 +34,8 @@ GATEWAYS = {"-4": "172.16.2.254", "-6": "fd16:2::254"}
 @pytest.fixture
 def world() -> Iterator[World]:
     """The test runs inside the node's namespace, which has things of others that look like ours."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    world = World()
-    try:
-        world.build()
-        with entered(world.name):
-            yield world
-    finally:
-        world.destroy()
+    with built(World()) as world:
+        yield world
 
 
 @pytest.fixture

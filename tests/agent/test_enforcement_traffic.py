@@ -10,7 +10,7 @@ import pytest
 
 from inet.prefix import Family
 from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 from tests.felix.nft.pods import OWN, PodNode
 
 pytestmark = pytest.mark.kernel
@@ -24,21 +24,14 @@ SERVICE = {Family.IPV4: "10.96.0.1", Family.IPV6: "fd96::1"}
 @pytest.fixture
 def pods() -> Iterator[PodNode]:
     """Two pods, and two places outside between which the node is a router; the test runs inside its namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = PodNode(4)
-    try:
-        node.build()
+    with built(PodNode(4)) as node:
         for i in (HERE, THERE):
             node.ip(None, f"link set h{i} group default")
             for family, addresses in TRANSIT.items():
                 nodad = " nodad" if family is Family.IPV6 else ""
                 node.ip(i, f"addr add {addresses[i - HERE]}/{family.bits} dev eth0{nodad}")
                 node.ip(None, f"route add {addresses[i - HERE]}/{family.bits} dev h{i}")
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+        yield node
 
 
 @pytest.fixture

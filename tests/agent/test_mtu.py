@@ -15,13 +15,13 @@ from agent.mtu import PodMtu, RealMtuKernel, whose
 from agent.surroundings import Surroundings
 from felix.devices import Device
 from felix.nft.kerneltable import KernelRuleTable
-from felix.nft.library import Library, LibraryError
+from felix.nft.library import Library
 from felix.podmtu import Correction, Uncorrected
 from felix.uplinks import Uplink
 from inet.prefix import Family
 from tests.agent.policy_world import FakePolicyKernel, PolicyWorld, enforcing
 from tests.agent.test_outgoing_nat import batch, network, node
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 from tests.felix.nft.outside import INTERNET, World, run
 
 
@@ -196,18 +196,10 @@ async def test_policy_does_not_wait_for_links_that_cannot_be_read(world: MtuWorl
 
 
 @pytest.mark.kernel
-async def test_when_the_underlay_takes_less_pods_follow_and_a_stream_goes_on(family: Family) -> None:
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    try:
-        library = Library()
-    except LibraryError as error:
-        pytest.skip(str(error))
-    world = World()
-    try:
-        world.build()
+async def test_when_the_underlay_takes_less_pods_follow_and_a_stream_goes_on(library: Library, family: Family) -> None:
+    with built(World()) as world:
         set_underlay(world, 9000)
-        with entered(world.name), contextlib.closing(KernelRuleTable(library)):
+        with contextlib.closing(KernelRuleTable(library)):
             fake = PolicyWorld(Family.IPV4, FakePolicyKernel())
             around = Surroundings("n1")
             mtu = PodMtu(around, fake.policy, RealMtuKernel())
@@ -230,8 +222,6 @@ async def test_when_the_underlay_takes_less_pods_follow_and_a_stream_goes_on(fam
             set_underlay(world, 9000)
             await mtu.look()
             assert [pod_mtu(world, i) for i in range(3)] == [9000] * 3
-    finally:
-        world.destroy()
 
 
 def read_all(server: Any) -> int:

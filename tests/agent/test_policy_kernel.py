@@ -11,8 +11,7 @@ from agent.policy_kernel import PolicyKernel, open_policy_kernel
 from felix.nft.monitor import TableChanged
 from felix.nft.table import Definition
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
-from tests.felix.nft.pods import OWN, PodNode
+from tests.felix.nft.pods import OWN, PodNode, pod_node
 
 pytestmark = pytest.mark.kernel
 
@@ -20,17 +19,10 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture
 def pods() -> Iterator[PodNode]:
     """Two pods, not marked; the test runs inside the node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = PodNode(2)
-    try:
-        node.build()
+    with pod_node(2) as node:
         for i in range(2):
             node.ip(None, f"link set h{i} group default")
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+        yield node
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ from agent.datastore.directory import read_directory
 from agent.objects.kinds import KINDS, Keyed, decode, key_of
 from agent.objects.policy_objects import deletion_of, update_of
 from agent.policy_table import change_of, content_of
+from felix.namespaces import entered
 from felix.nft.enforcement import Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library, LibraryError
 from policy.compiler import Engine
 from policy.nft import render
-from tests.felix.netns import WHY_NOT, Node, entered
+from tests.felix.netns import WHY_NOT, Node
 
 pytestmark = pytest.mark.kernel
 

@@ -18,7 +18,7 @@ from inet.prefix import Family
 from tests.agent.policy_world import PolicyWorld
 from tests.agent.test_mtu import FakeMtuKernel
 from tests.agent.test_outgoing_nat import batch, node
-from tests.felix.netns import WHY_NOT, Node, entered
+from tests.felix.netns import Node, built
 
 pytestmark = pytest.mark.kernel
 
@@ -28,15 +28,8 @@ FORWARDING = {Family.IPV4: "ipv4/ip_forward", Family.IPV6: "ipv6/conf/all/forwar
 @pytest.fixture
 def namespace() -> Iterator[Node]:
     """The test runs inside a node's namespace: a0 and a1 are its links."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    made = Node()
-    try:
-        made.build()
-        with entered(made.name):
-            yield made
-    finally:
-        made.destroy()
+    with built(Node()) as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from agent.tunnel_rules import content
@@ -9,9 +11,9 @@ from bgp.config import TunnelType
 from bgp.switchover import Medium
 from felix.nft.enforcement import Content, Enforcement
 from felix.nft.kerneltable import KernelRuleTable
-from felix.nft.library import Library, LibraryError
+from felix.nft.library import Library
 from inet.prefix import Family, Prefix, parse_address
-from tests.felix.netns import WHY_NOT, Node, entered
+from tests.felix.netns import Node, built
 
 VXLAN = [Medium(TunnelType.VXLAN, family) for family in Family]
 IPIP = [Medium(TunnelType.IPIP, family) for family in Family]
@@ -75,23 +77,10 @@ def test_sets_hold_nodes_and_pods() -> None:
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("media", [VXLAN, IPIP, VXLAN + IPIP], ids=["VXLAN", "IPIP", "both"])
-async def test_a_kernel_takes_it_and_finds_no_difference_the_second_time(media: list[Medium]) -> None:
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    try:
-        library = Library()
-    except LibraryError as error:
-        pytest.skip(str(error))
-    node = Node()
-    try:
-        node.build()
-        with entered(node.name):
-            table = KernelRuleTable(library)
-            keeper = Enforcement(table)
-            report = await keeper.sync(content(media, 4789, PEERS, PODS))
-            assert report.refusals == ()
-            again = await keeper.sync(content(media, 4789, PEERS, PODS))
-            assert (again.differences, again.refusals) == ((), ())
-            table.close()
-    finally:
-        node.destroy()
+async def test_a_kernel_takes_it_and_finds_no_difference_the_second_time(library: Library, media: list[Medium]) -> None:
+    with built(Node()), contextlib.closing(KernelRuleTable(library)) as table:
+        keeper = Enforcement(table)
+        report = await keeper.sync(content(media, 4789, PEERS, PODS))
+        assert report.refusals == ()
+        again = await keeper.sync(content(media, 4789, PEERS, PODS))
+        assert (again.differences, again.refusals) == ((), ())

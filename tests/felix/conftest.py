@@ -5,21 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from felix.netlink import NetlinkSocket
-from tests.felix.netns import WHY_NOT, Node, entered
+from tests.felix.netns import Node, built
 
 
 @pytest.fixture
 def node() -> Iterator[Node]:
     """The test runs inside this node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = Node()
-    try:
-        node.build()
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+    with built(Node()) as node:
+        yield node
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import json
 import os
@@ -13,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import if_nametoindex
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import pytest
+
+from felix.namespaces import entered
 from felix.route import NextHop
 from inet.prefix import Family, Prefix, parse_address
 
-_CLONE_NEWNET = 0x40000000
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _NUMBERS = itertools.count()
 
 _SETTINGS = {
@@ -37,23 +37,29 @@ def _run(*arguments: str) -> str:
     return done.stdout
 
 
-def _enter(fd: int) -> None:
-    if _LIBC.setns(fd, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
+class Network(Protocol):
+    """Namespaces that are made together. `name` is the one that a test lives in."""
+
+    name: str
+
+    def build(self) -> None: ...
+    def destroy(self) -> None: ...
+
+
+N = TypeVar("N", bound=Network)
 
 
 @contextmanager
-def entered(name: str) -> Iterator[None]:
-    """Let this thread live in a namespace for a while."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
+def built(network: N) -> Iterator[N]:
+    """Build a network; the block runs inside its first namespace. Skips the test where that cannot be."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
     try:
-        _enter(there)
-        yield
+        network.build()
+        with entered(network.name):
+            yield network
     finally:
-        _enter(home)
-        os.close(there)
-        os.close(home)
+        network.destroy()
 
 
 class Node:

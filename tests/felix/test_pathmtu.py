@@ -7,9 +7,10 @@ from ipaddress import ip_address
 
 import pytest
 
+from felix.namespaces import entered
 from felix.pathmtu import Tried, probe
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import WHY_NOT
 from tests.felix.nft.outside import INTERNET, World, run
 
 pytestmark = pytest.mark.kernel

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from felix.namespaces import entered
 from felix.podinterfaces import LinkGroups, aliased_links, host_route_addresses, pod_links
 from inet.prefix import Family, parse_address
-from tests.felix.netns import Node, entered
+from tests.felix.netns import Node
 
 pytestmark = pytest.mark.kernel
 

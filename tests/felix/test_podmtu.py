@@ -23,7 +23,7 @@ from felix.namespaces import open_namespaces
 from felix.podmtu import correct
 from felix.uplinks import Uplink, named, routed
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 from tests.felix.nft.outside import INTERNET, OTHER_NODE, World, run
 
 pytestmark = pytest.mark.kernel
@@ -32,15 +32,8 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture
 def world() -> Iterator[World]:
     """The test runs inside the node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    world = World()
-    try:
-        world.build()
-        with entered(world.name):
-            yield world
-    finally:
-        world.destroy()
+    with built(World()) as world:
+        yield world
 
 
 async def pod_links() -> list[Device]:

@@ -23,8 +23,9 @@ import pytest
 import yaml
 
 from agent import __version__
+from felix.namespaces import entered
 from tests.chart.rendering import the
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import WHY_NOT
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import AgentNode
 from tests.kubernetes.relay import PORT

@@ -28,7 +28,7 @@ from typing import Any, Self
 
 import yaml
 
-from tests.felix.netns import entered
+from felix.namespaces import entered
 from tests.kubernetes import assets
 from tests.kubernetes.audit import POLICY, Call, read_calls
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Coroutine, Iterator
 from typing import Any, Self
 
-from tests.felix.netns import entered
+from felix.namespaces import entered
 
 PORT = 6443
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from felix.namespaces import entered
 from policy.compiler import Update
 from policy.nft import render
-from tests.felix.netns import entered
 from tests.policy.nftables import WHY_NOT as NO_NFT
 from tests.policy.scenarios import SHOP, engine_of, labels, network_policy
 

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agent.lab.lab import Lab
+from felix.namespaces import entered
 from inet.prefix import Family
-from tests.felix.netns import entered
 
 _PORT = 5201
 _PIECE = bytes(8 * 1024)

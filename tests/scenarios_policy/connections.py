@@ -8,8 +8,8 @@ import socket
 from collections.abc import Iterator
 
 from agent.lab.lab import Lab
+from felix.namespaces import entered
 from inet.prefix import Family
-from tests.felix.netns import entered
 
 PORT = 5432
 PATIENCE_S = 0.4  # a packet in one machine takes microseconds

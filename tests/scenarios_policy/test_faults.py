@@ -16,9 +16,9 @@ import pytest
 from agent.lab.lab import Lab, LabError
 from agent.lab.wait import eventually
 from agent.report import StatusReport
+from felix.namespaces import entered
 from felix.netlink import NetlinkSocket, attributes
 from felix.nfnetlink import FAMILY_HEADER, NETLINK_NETFILTER, NfFamily, Subsystem, read_be32, request
-from tests.felix.netns import entered
 from tests.lab import Apply
 from tests.scenarios_policy.connections import connects, is_kept_out, knocking, listening
 from tests.scenarios_policy.policies import DB_IN, from_app, network_policy

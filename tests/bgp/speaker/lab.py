@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import subprocess
 import time
@@ -17,12 +16,12 @@ from typing import Any, TypeVar
 from bgp.path import AsPath, Attributes, PeerKey
 from bgp.speaker import Event, Session, SpeakerLost
 from bgp.speaker.exabgp import ExaBGPSpeaker
+from felix import namespaces
 from inet.prefix import Family, Prefix
 
 NODE_ASN = 65001
 DEADLINE_S = 20.0
 
-_CLONE_NEWNET = 0x40000000  # linux/sched.h
 _E = TypeVar("_E", bound=Event)
 
 
@@ -43,11 +42,9 @@ async def until(condition: Callable[[], object], what: str, deadline_s: float = 
 
 def enter(namespace: Path) -> None:
     """Move this thread, and what it starts, into a network namespace."""
-    libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(namespace, os.O_RDONLY)
     try:
-        if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+        namespaces.enter(descriptor)
     finally:
         os.close(descriptor)
 

@@ -7,16 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from felix.nft.kerneltable import KernelRuleTable
-from felix.nft.library import Library, LibraryError
+from felix.nft.library import Library
 from tests.felix.netns import Node
-
-
-@pytest.fixture
-def library() -> Library:
-    try:
-        return Library()
-    except LibraryError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture

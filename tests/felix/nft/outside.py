@@ -7,10 +7,10 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+from felix.namespaces import entered
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.masquerade import Masquerade
 from inet.prefix import Family, Prefix
-from tests.felix.netns import entered
 from tests.felix.nft.pods import OWN, PodNode
 
 PORT = 9000

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
-import pytest
-
+from felix.namespaces import entered
 from felix.nft.elements import Key, Value
 from felix.nft.enforcement import Content, SetContent
 from felix.nft.table import SetText
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 
 _NUMBERS = itertools.count()
 
@@ -160,15 +159,8 @@ class PodNode:
 @contextmanager
 def pod_node(pods: int) -> Iterator[PodNode]:
     """Build a node with so many pods; the block runs inside the node's namespace. Skips the test where it cannot be."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    node = PodNode(pods)
-    try:
-        node.build()
-        with entered(node.name):
-            yield node
-    finally:
-        node.destroy()
+    with built(PodNode(pods)) as node:
+        yield node
 
 
 class Flood:

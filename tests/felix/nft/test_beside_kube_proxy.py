@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from felix.namespaces import entered
 from felix.nft import serviceguard
 from felix.nft.enforcement import Enforcement
 from felix.nft.kerneltable import KernelRuleTable
@@ -19,7 +20,7 @@ from felix.nft.library import Library
 from felix.nft.masquerade import render
 from felix.nft.parts import merged
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 from tests.felix.nft.kubeproxy import PORT, SERVICES, Service, load_iptables, load_nftables
 from tests.felix.nft.outside import INTERNET, REMOTE_POD, UPLINKS, WANTED, World, prefixes, run
 
@@ -48,18 +49,11 @@ def kube_proxy(request: pytest.FixtureRequest) -> Load:
 @pytest.fixture
 def world(library: Library, kube_proxy: Load) -> Iterator[World]:
     """The test runs inside the node's namespace, which has kube-proxy's rules already."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    world = World()
-    try:
-        world.build()
-        with entered(world.name):
-            kube_proxy(services(world))
-            with contextlib.closing(KernelRuleTable(library)) as table:
-                world.table = table
-                yield world
-    finally:
-        world.destroy()
+    with built(World()) as world:
+        kube_proxy(services(world))
+        with contextlib.closing(KernelRuleTable(library)) as table:
+            world.table = table
+            yield world
 
 
 def services(world: World) -> Iterator[Service]:

@@ -13,7 +13,7 @@ from felix.nft.enforcement import Content, Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library
 from inet.prefix import Family
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 from tests.felix.nft.outside import INTERNET, World, run
 
 HEADERS = {Family.IPV4: 40 + 12, Family.IPV6: 60 + 12}
@@ -27,17 +27,10 @@ def test_without_links_there_is_nothing_in_the_table() -> None:
 @pytest.fixture
 def world(library: Library) -> Iterator[World]:
     """The test runs inside the node's namespace; only the node's end of an uplink takes less than pods have."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    world = World()
-    try:
-        world.build()
+    with built(World()) as world, contextlib.closing(KernelRuleTable(library)) as table:
         run("ip", "-n", world.name, "link", "set", "u0", "mtu", "1400")
-        with entered(world.name), contextlib.closing(KernelRuleTable(library)) as table:
-            world.table = table
-            yield world
-    finally:
-        world.destroy()
+        world.table = table
+        yield world
 
 
 def segment(world: World, family: Family) -> int:

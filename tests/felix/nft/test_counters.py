@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from felix.namespaces import entered
 from felix.nft.counters import RuleCount, rule_counts
-from tests.felix.netns import Node, entered
+from tests.felix.netns import Node
 
 pytestmark = pytest.mark.kernel
 

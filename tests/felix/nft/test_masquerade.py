@@ -16,7 +16,7 @@ from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library
 from felix.nft.masquerade import BASE_CHAIN, Masquerade, render, untranslated
 from inet.prefix import Family, Prefix
-from tests.felix.netns import WHY_NOT, entered
+from tests.felix.netns import built
 from tests.felix.nft.outside import (
     BRIDGE,
     EXCLUDED,
@@ -99,15 +99,8 @@ def test_why_a_packet_keeps_its_source_is_said(family: Family) -> None:
 @pytest.fixture
 def world() -> Iterator[World]:
     """The test runs inside the node's namespace."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    world = World()
-    try:
-        world.build()
-        with entered(world.name):
-            yield world
-    finally:
-        world.destroy()
+    with built(World()) as world:
+        yield world
 
 
 @pytest.fixture

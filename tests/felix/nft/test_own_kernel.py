@@ -22,7 +22,7 @@ from felix.nft.library import Library
 from felix.nft.masquerade import render
 from felix.nft.parts import merged
 from inet.prefix import Family
-from tests.felix.netns import entered
+from tests.felix.netns import built
 from tests.felix.nft.outside import INTERNET, PORT, REMOTE_POD, UPLINKS, WANTED, World, run
 from tests.own_kernel import in_own_kernel, run_in_own_kernel, starts_own_kernel
 
@@ -46,14 +46,9 @@ def test_in_a_kernel_of_its_own() -> None:
 @pytest.fixture
 def world(library: Library) -> Iterator[World]:
     """The test runs inside the node's namespace."""
-    world = World()
-    try:
-        world.build()
-        with entered(world.name), contextlib.closing(KernelRuleTable(library)) as table:
-            world.table = table
-            yield world
-    finally:
-        world.destroy()
+    with built(World()) as world, contextlib.closing(KernelRuleTable(library)) as table:
+        world.table = table
+        yield world
 
 
 async def enforce(world: World, *more: Content) -> None:
