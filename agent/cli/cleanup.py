@@ -42,8 +42,8 @@ def cleanup(
     if foreign:
         _show_foreign(foreign, output)
         return
-    from agent import exclusive  # noqa: PLC0415 - most commands need none of this
-    from agent.cleanup import Cleaned, Places, clean, survey  # noqa: PLC0415 - as above
+    from agent import exclusive
+    from agent.cleanup import Cleaned, Places, clean, survey
 
     places = Places(run_dir, cni_conf_dir, cni_state_dir, cni_bin_dir)
     if os.geteuid() != 0 and not dry_run:
@@ -75,7 +75,7 @@ def _print(items: Iterable[Item], verb: str) -> None:
 
 
 def _show_foreign(plugin: str, output: Format) -> None:
-    from felix.foreign import PLUGINS, leftovers  # noqa: PLC0415 - as above
+    from felix.foreign import PLUGINS, leftovers
 
     if plugin != "all" and plugin not in PLUGINS:
         fail(f"--foreign {plugin!r}: one of {', '.join(PLUGINS)}, all")

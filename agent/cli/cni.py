@@ -27,8 +27,8 @@ def install(
 
     Example: tortie cni install --from /opt/tortie/cni --bin-dir /host/opt/cni/bin
     """
-    from agent.cni.install import InstallError, common_versions, note_versions  # noqa: PLC0415 - nothing else here needs it
-    from agent.cni.install import install as put  # noqa: PLC0415
+    from agent.cni.install import InstallError, common_versions, note_versions
+    from agent.cni.install import install as put
 
     try:
         done = put(source, bin_dir)

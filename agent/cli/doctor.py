@@ -72,7 +72,7 @@ def doctor(
 
     Example: tortie doctor --all-nodes
     """
-    from agent.doctor.examination import examine, present, verdict  # noqa: PLC0415 - the other commands start fast
+    from agent.doctor.examination import examine, present, verdict
 
     async def look() -> list[Finding]:
         return await examine(await present(socket_path(socket), config, this_node or sockets.gethostname(), root))

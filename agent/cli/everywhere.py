@@ -161,12 +161,12 @@ async def open_fleet(where: Where) -> Fleet:
 
     Raises FleetError.
     """
-    from agent.fleet import FleetError  # noqa: PLC0415 - what asks one agent alone must start fast
+    from agent.fleet import FleetError
 
     default = Path.home() / ".kube" / "config"
     named = where.kubeconfig or Path(os.environ.get("KUBECONFIG", default))
     if where.lab or not (where.kubeconfig or where.context or named.exists()):
-        from agent.fleet.lab import LabFleet  # noqa: PLC0415
+        from agent.fleet.lab import LabFleet
 
         try:
             return LabFleet.find(where.lab)
@@ -175,13 +175,13 @@ async def open_fleet(where: Where) -> Fleet:
                 raise
             reason = f"there is no cluster to ask: no --kubeconfig, no {default}, and {error}"
             raise FleetError(reason) from None
-    from agent.fleet.kubernetes import KubernetesFleet  # noqa: PLC0415 - a second to import
+    from agent.fleet.kubernetes import KubernetesFleet
 
     return KubernetesFleet.of(named, where.context)
 
 
 async def _ask_node(where: Where, words: Sequence[str], output: Format) -> None:
-    from agent.fleet import FleetError, NodeUnreachableError  # noqa: PLC0415
+    from agent.fleet import FleetError, NodeUnreachableError
 
     try:
         fleet = await open_fleet(where)
@@ -204,7 +204,7 @@ def _with_output(words: Sequence[str], output: Format) -> list[str]:
 
 
 async def _ask_all(where: Where, words: Sequence[str], output: Format, survey: Survey[T] | None) -> None:
-    from agent.fleet import FleetError  # noqa: PLC0415
+    from agent.fleet import FleetError
 
     if survey is None:
         fail("--all-nodes: this command is about one node")
@@ -228,7 +228,7 @@ async def _ask_all(where: Where, words: Sequence[str], output: Format, survey: S
 
 async def survey_nodes(fleet: Fleet, words: Sequence[str], survey: Survey[T]) -> list[NodeAnswer]:
     """Return the answer of every node, in order. Raises FleetError where there is nobody to ask for nodes."""
-    from agent.fleet import ask_all  # noqa: PLC0415
+    from agent.fleet import ask_all
 
     absences = await fleet.nodes()
     records = await fleet.recorded() if survey.from_record else None
@@ -250,7 +250,7 @@ def _recorded(node: str, absence: str, written: Mapping[str, T], survey: Survey[
 
 
 def _answered(node: str, outcome: Outcome | NodeUnreachableError, survey: Survey[T]) -> NodeAnswer:
-    from agent.fleet import NodeUnreachableError  # noqa: PLC0415
+    from agent.fleet import NodeUnreachableError
 
     if isinstance(outcome, NodeUnreachableError):
         return NodeAnswer(node, FAILED, error=str(outcome))

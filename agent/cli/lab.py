@@ -52,10 +52,10 @@ def up(
 
     Example: tortie lab up examples/two-racks.yaml
     """
-    from agent.lab.lab import Lab  # noqa: PLC0415
-    from agent.lab.status import look  # noqa: PLC0415
-    from agent.lab.topology import TopologyError, load  # noqa: PLC0415
-    from agent.lab.wait import eventually  # noqa: PLC0415
+    from agent.lab.lab import Lab
+    from agent.lab.status import look
+    from agent.lab.topology import TopologyError, load
+    from agent.lab.wait import eventually
 
     try:
         wanted = load(topology, name=name)
@@ -77,7 +77,7 @@ def status(lab: LabArgument = "", output: OutputOption = Format.TABLE) -> None:
 
     Exit status 1 if something is down. Example: tortie lab status -o json
     """
-    from agent.lab.status import look  # noqa: PLC0415
+    from agent.lab.status import look
 
     async def ask_all() -> LabStatus:
         return await look(await _found(lab))
@@ -93,7 +93,7 @@ def list_labs(output: OutputOption = Format.TABLE) -> None:
 
     Example: tortie lab list
     """
-    from agent.lab.state import default_root, running  # noqa: PLC0415
+    from agent.lab.state import default_root, running
 
     names = running(default_root())
     if output is Format.JSON:
@@ -109,8 +109,8 @@ def down(lab: LabArgument = "") -> None:
 
     Example: tortie lab down two-racks
     """
-    from agent.lab.lab import tear_down  # noqa: PLC0415
-    from agent.lab.state import State, default_root, the_only_name  # noqa: PLC0415
+    from agent.lab.lab import tear_down
+    from agent.lab.state import State, default_root, the_only_name
 
     async def take_down() -> None:
         # Not by way of the topology: what a newer or older tortie built must go too.
@@ -129,7 +129,7 @@ def exec_(
 
     On a node, tortie asks that node's agent. Example: tortie lab exec a1 -- ping -c1 b1
     """
-    import os  # noqa: PLC0415
+    import os
 
     async def command() -> list[str]:
         given = argv[1:] if argv and argv[0] == "--" else argv
@@ -227,11 +227,11 @@ def restart(machine: MachineArgument, lab: LabOption = "") -> None:
 
 def _run(doing: Coroutine[Any, Any, T]) -> T:
     """Run to the end; what goes wrong in a way that people can mend ends in one sentence."""
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    from agent.lab.namespaces import CommandError  # noqa: PLC0415
-    from agent.lab.speakers import DaemonError  # noqa: PLC0415
-    from agent.lab.state import LabError  # noqa: PLC0415
+    from agent.lab.namespaces import CommandError
+    from agent.lab.speakers import DaemonError
+    from agent.lab.state import LabError
 
     try:
         return asyncio.run(doing)
@@ -240,8 +240,8 @@ def _run(doing: Coroutine[Any, Any, T]) -> T:
 
 
 async def _found(lab: str) -> Lab:
-    from agent.lab.lab import Lab  # noqa: PLC0415
-    from agent.lab.state import default_root, the_only_name  # noqa: PLC0415
+    from agent.lab.lab import Lab
+    from agent.lab.state import default_root, the_only_name
 
     return Lab.find(_name(lab) or the_only_name(default_root()))
 
@@ -250,7 +250,7 @@ def _show(report: LabStatus, output: Format) -> None:
     if output is Format.JSON:
         print_json(report)
         return
-    from agent.lab.draw import draw  # noqa: PLC0415
+    from agent.lab.draw import draw
 
     console().print(draw(report))
 
@@ -259,7 +259,7 @@ def _name(lab: str) -> str:
     """Return the name of a lab that may be given as its file."""
     if not lab.endswith((".yaml", ".yml")):
         return lab
-    from agent.lab.topology import TopologyError, load  # noqa: PLC0415
+    from agent.lab.topology import TopologyError, load
 
     try:
         return load(Path(lab)).name

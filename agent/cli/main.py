@@ -90,11 +90,11 @@ def agent(
     In a pod it uses the pod's service account. Example: tortie agent --config /etc/tortie --node n1
     """
     # Only the agent needs these: the other commands must start fast.
-    from agent import daemon, logs  # noqa: PLC0415
-    from agent.__main__ import become_agent  # noqa: PLC0415
-    from agent.cni.node import CniOptions  # noqa: PLC0415
-    from agent.kubernetes.access import is_in_pod, own_namespace  # noqa: PLC0415
-    from agent.objects.kinds import OWN_NAMESPACE  # noqa: PLC0415
+    from agent import daemon, logs
+    from agent.__main__ import become_agent
+    from agent.cni.node import CniOptions
+    from agent.kubernetes.access import is_in_pod, own_namespace
+    from agent.objects.kinds import OWN_NAMESPACE
 
     name = node or socket.gethostname()
     if log_level not in logs.LEVELS:
@@ -127,7 +127,7 @@ def check(
 
     Exit status 1 if there is any. Example: tortie config check /etc/tortie
     """
-    from agent.check import check_manifests  # noqa: PLC0415 - reads YAML, which nothing else here does
+    from agent.check import check_manifests
 
     problems = check_manifests(directory)
     if output is Format.JSON:

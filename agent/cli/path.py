@@ -72,7 +72,7 @@ def path(
 
 async def _travel(question: dict[str, str], where: Where, socket: Path) -> Journey:
     """Ask whoever has a part in it, and put the answers together."""
-    from agent.path import assemble  # noqa: PLC0415
+    from agent.path import assemble
 
     asked = _Asked(question, where, socket)
     try:
@@ -136,7 +136,7 @@ class _Asked:
 
     async def other(self, node: str) -> NodeFacts | str:
         """Return what another node knows, or why it could not be asked."""
-        from agent.fleet import NodeUnreachableError  # noqa: PLC0415
+        from agent.fleet import NodeUnreachableError
 
         fleet = await self._open()
         if fleet is None:
@@ -160,7 +160,7 @@ class _Asked:
         return {name: value for name, value in self.question.items() if value and (name, value) != ("sourcePort", "0")}
 
     async def _node_of_an_end(self) -> str:
-        from agent.fleet import FleetError  # noqa: PLC0415
+        from agent.fleet import FleetError
 
         fleet = await self._open()
         if fleet is None:
@@ -176,7 +176,7 @@ class _Asked:
             fail(str(error))
 
     async def _open(self) -> Fleet | None:
-        from agent.fleet import FleetError  # noqa: PLC0415
+        from agent.fleet import FleetError
 
         if self._fleet is None and not self._no_fleet:
             try:

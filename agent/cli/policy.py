@@ -63,7 +63,7 @@ def verdicts(
 
     Example: tortie policy verdicts cases.json --engine nft
     """
-    from agent.policy_cases import CaseError, answers, has_expectations, read_cases, report, results  # noqa: PLC0415
+    from agent.policy_cases import CaseError, answers, has_expectations, read_cases, report, results
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
@@ -132,7 +132,7 @@ def explain(
     if output is Format.JSON:
         print_json(story)
     else:
-        from policy.explain import render_explanation  # noqa: PLC0415
+        from policy.explain import render_explanation
 
         for line in render_explanation(story).splitlines():
             console().print(line, soft_wrap=True)
@@ -147,8 +147,8 @@ def explain(
 def _explain_offline(
     directory: Path, source: str, destination: str, port: str, family: FamilyName | None
 ) -> Explanation:
-    from agent.datastore.directory import read_directory  # noqa: PLC0415
-    from agent.policy_cluster import PolicyCluster, QuestionError, parse_port  # noqa: PLC0415
+    from agent.datastore.directory import read_directory
+    from agent.policy_cluster import PolicyCluster, QuestionError, parse_port
 
     objects, problems = read_directory(directory)
     for problem in problems:
@@ -162,8 +162,8 @@ def _explain_offline(
 
 
 def _ask_agent(source: str, destination: str, port: str, family: FamilyName | None, socket: Path | None) -> Explanation:
-    from agent.cli.client import RefusedError, UnreachableError, ask, socket_path  # noqa: PLC0415
-    from policy.explain import Explanation  # noqa: PLC0415
+    from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
+    from policy.explain import Explanation
 
     query = {"from": source, "to": destination, "port": port, **({"family": family} if family else {})}
     try:
@@ -184,9 +184,9 @@ def compile_(
 
     Example: tortie policy compile manifests/ --node n1
     """
-    from agent.datastore.directory import read_directory  # noqa: PLC0415
-    from agent.policy_cluster import PolicyCluster  # noqa: PLC0415
-    from policy.nft import render  # noqa: PLC0415
+    from agent.datastore.directory import read_directory
+    from agent.policy_cluster import PolicyCluster
+    from policy.nft import render
 
     objects, problems = read_directory(directory)
     cluster = PolicyCluster(objects)
@@ -210,7 +210,7 @@ def check(directory: DirectoryArgument, output: OutputOption = Format.TABLE) -> 
 
     Example: tortie policy check manifests/
     """
-    from agent.policy_check import check_policies  # noqa: PLC0415
+    from agent.policy_check import check_policies
 
     problems = check_policies(directory)
     if output is Format.JSON:
@@ -223,6 +223,6 @@ def check(directory: DirectoryArgument, output: OutputOption = Format.TABLE) -> 
 
 
 def _family(name: FamilyName) -> Family:
-    from inet.prefix import Family  # noqa: PLC0415
+    from inet.prefix import Family
 
     return Family.IPV4 if name is FamilyName.IPV4 else Family.IPV6

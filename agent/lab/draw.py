@@ -49,7 +49,7 @@ def _title(machine: MachineStatus) -> Text:
 def _link_line(status: LabStatus, machine: str, link: LinkStatus) -> Text:
     """Draw `eth0 ─── eth1 n1   IPv4 Established 4 in 1 out`."""
     is_a = machine == link.a
-    near, far = (link.aInterface, link.bInterface) if is_a else (link.bInterface, link.aInterface)
+    near, far = (link.a_interface, link.b_interface) if is_a else (link.b_interface, link.a_interface)
     peer = link.b if is_a else link.a
     line = Text.assemble(f"{near} ", (_MARKS[link.state], _style(link.state)), f" {far} ", (peer, "bold"))
     if link.state != "up":
@@ -73,11 +73,11 @@ def _sessions_between(status: LabStatus, machine: str, peer: str, link: int) -> 
 
 
 def _session_words(session: SessionStatus) -> Text:
-    families = "+".join(session.families) or ("IPv6" if ":" in session.peerAddress else "IPv4")
+    families = "+".join(session.families) or ("IPv6" if ":" in session.peer_address else "IPv4")
     counts = ", ".join(f"{it['received']} in {it['sent']} out" for it in session.families.values())
     words = Text.assemble(f"{families} ", (session.state, _style(session.state)), f" {counts}" if counts else "")
-    if session.lastError and session.state != "Established":
-        words.append(f" ({session.lastError})")
+    if session.last_error and session.state != "Established":
+        words.append(f" ({session.last_error})")
     return words
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.lab.lab import Lab
 from agent.lab.namespaces import CommandError, run
@@ -14,33 +15,30 @@ from agent.lab.speakers import DaemonError, SessionView
 from inet.prefix import Family, IPAddress
 
 
-@dataclass(frozen=True, slots=True)
-class SessionStatus:
+class SessionStatus(msgspec.Struct, rename="camel", frozen=True):
     """A session as one side sees it; a lab's session may so appear twice."""
 
     machine: str
     peer: str  # machine, or the address of something the lab does not know
-    peerAddress: str  # noqa: N815 - the JSON is camelCase
+    peer_address: str
     link: int | None  # number in the topology
     state: str
     families: Mapping[str, Mapping[str, int]]  # family → received, sent
-    lastError: str  # noqa: N815 - the JSON is camelCase
+    last_error: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkStatus:
+class LinkStatus(msgspec.Struct, rename="camel", frozen=True):
     """A cable and what is wrong with it: `up`, `cut`, `silent` (on purpose), `down` (otherwise)."""
 
     link: int  # number in the topology; the cables of a switch share theirs
     a: str
-    aInterface: str  # noqa: N815 - the JSON is camelCase
+    a_interface: str
     b: str
-    bInterface: str  # noqa: N815 - the JSON is camelCase
+    b_interface: str
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class MachineStatus:
+class MachineStatus(msgspec.Struct, rename="camel", frozen=True):
     """A machine. `state`: running, ended (it should run), off (by `kill`), or none where nothing is to run."""
 
     name: str
@@ -53,8 +51,7 @@ class MachineStatus:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class LabStatus:
+class LabStatus(msgspec.Struct, rename="camel", frozen=True):
     """The lab."""
 
     name: str
@@ -129,7 +126,7 @@ def _session(lab: Lab, name: str, view: SessionView) -> SessionStatus:
     return SessionStatus(
         machine=name,
         peer=port.machine if port else str(view.peer),
-        peerAddress=str(view.peer),
+        peer_address=str(view.peer),
         link=port.link if port else None,
         state=view.state,
         families={
@@ -137,7 +134,7 @@ def _session(lab: Lab, name: str, view: SessionView) -> SessionStatus:
             for family in Family
             if family in view.received
         },
-        lastError=view.last_error,
+        last_error=view.last_error,
     )
 
 

@@ -65,7 +65,7 @@ class World:
         self.tunnels = FakeTunnels()
         self.backstops = FakeBackstops()
         self.carrier = Carrier(self.resolver, self.tunnels, self.backstops, now=self.now)
-        self.routing = Routing(self.speaker, self.fib, self.carrier, self.monitor, now=self.now)  # type: ignore[arg-type]
+        self.routing = Routing(self.speaker, self.fib, self.carrier, self.monitor, now=self.now)
         self.config = BgpConfig(nodes={f"n{number}": self.node(number) for number in (1, 2, 3)})
 
     def now(self) -> float:

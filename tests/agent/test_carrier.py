@@ -208,7 +208,7 @@ async def test_of_two_nodes_with_one_address_only_the_older_one_is_reached_by_it
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False, nodes=world.config.nodes | {"n3": twin})
     assert way(world, 2) == (tunnel(world, 2),)
     assert way(world, 3) is None
-    assert "is an address of Node n2, too" in world.routing.plan.complaints[0].reason  # type: ignore[union-attr]
+    assert "is an address of Node n2, too" in world.routing.plan.complaints[0].reason
 
 
 async def test_a_node_that_goes_takes_its_route_and_far_end_along(world: World) -> None:

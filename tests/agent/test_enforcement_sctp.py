@@ -12,9 +12,9 @@ import pytest
 
 from agent.lab.wait import eventually
 from agent.objects.kinds import Keyed
+from felix.namespaces import entered
 from inet.prefix import Family
 from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
-from tests.felix.netns import entered
 from tests.felix.nft.pods import OWN, PodNode, pod_node
 from tests.own_kernel import in_own_kernel, run_in_own_kernel, starts_own_kernel
 

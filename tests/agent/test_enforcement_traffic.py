@@ -121,7 +121,7 @@ async def test_half_of_an_unknown_transit_connection_passes_too(real: RealNode, 
         client.bind((here, 0))
         client.connect((there, PORT))
         with contextlib.closing(server.accept()[0]) as theirs:
-            await real.policy._kernel.cut(await real.policy._kernel.flows({b for f in Family for b in packed(f)}))  # type: ignore[union-attr]
+            await real.policy._kernel.cut(await real.policy._kernel.flows({b for f in Family for b in packed(f)}))
             client.sendall(b"?")
             assert theirs.recv(1) == b"?"
 

@@ -103,7 +103,7 @@ async def test_another_gateway_moves_the_set_and_is_wanted_for_its_prefixes(
     only = path(1)
     forwarding.resolve([only.next_hop])
     rib._chosen[P] = choice([only])
-    rib.next_hops = lambda: {only.next_hop}  # type: ignore[method-assign]
+    rib.next_hops = lambda: {only.next_hop}
     forwarding.install({P: choice([only])})
     resolver.answers[host(1), None] = Resolution((hop(9),), is_on_link=False)
     await forwarding.follow_kernel(rib)

@@ -45,7 +45,7 @@ async def test_a_link_that_comes_or_goes_is_news(pods: PodNode, kernel: PolicyKe
     await asyncio.wait_for(anext(events), 10)  # what there is
     pods.ip(None, "link set h1 down")
     await asyncio.wait_for(anext(events), 10)
-    await events.aclose()  # type: ignore[attr-defined]  # an async generator
+    await events.aclose()
 
 
 async def test_what_others_do_to_the_table_is_news_and_what_we_do_is_not(pods: PodNode, kernel: PolicyKernel) -> None:
@@ -55,7 +55,7 @@ async def test_what_others_do_to_the_table_is_news_and_what_we_do_is_not(pods: P
     event = await asyncio.wait_for(anext(events), 10)
     assert isinstance(event, TableChanged)
     assert event.by == "nft"
-    await events.aclose()  # type: ignore[attr-defined]  # an async generator
+    await events.aclose()
 
 
 async def test_connections_are_found_by_either_end_and_ended(

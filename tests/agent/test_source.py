@@ -34,7 +34,7 @@ async def test_an_api_server_has_objects_and_is_reported_to(tmp_path: Path) -> N
     assert "API server" in source.datastore.health().source
     assert source.reporter is not None
     run = source.reporter(view_of(World(Family.IPV4)))
-    assert isinstance(run.__self__, Reporter)  # type: ignore[attr-defined]  # a bound method
+    assert isinstance(run.__self__, Reporter)
     await source.datastore.stop()
 
 

@@ -43,12 +43,12 @@ def node(number: int, **more: object) -> Node:
         tuple(cidr(number, family) for family in Family),
         64512,
     )
-    return replace(made, **more)  # type: ignore[arg-type]
+    return replace(made, **more)
 
 
 def config(*nodes: Node, **more: object) -> BgpConfig:
     every = nodes or (node(1), node(2), node(3))
-    return replace(BgpConfig(nodes={each.name: each for each in every}), **more)  # type: ignore[arg-type]
+    return replace(BgpConfig(nodes={each.name: each for each in every}), **more)
 
 
 def tunnels(wish: BgpConfig, own: str = "n1") -> dict[IPAddress, Tunnel]:

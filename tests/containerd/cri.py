@@ -74,11 +74,11 @@ def _describe() -> descriptor_pb2.FileDescriptorProto:
 
 
 _POOL: Final = descriptor_pool.DescriptorPool()
-_POOL.Add(_describe())  # type: ignore[no-untyped-call]
+_POOL.Add(_describe())
 
 
 def _message(name: str) -> Any:
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"runtime.v1.{name}"))  # type: ignore[no-untyped-call]
+    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"runtime.v1.{name}"))
 
 
 class CriError(Exception):
@@ -114,7 +114,7 @@ class Runtime:
         try:
             return ask(_message(f"{method}Request")(**fields), timeout=limit_s)
         except grpc.RpcError as error:
-            raise CriError(f"{method}: {error.details()}") from None  # type: ignore[attr-defined]
+            raise CriError(f"{method}: {error.details()}") from None
 
     def wait(self, within_s: float = 30.0) -> None:
         """Wait until it answers."""

@@ -209,7 +209,7 @@ async def test_news_of_a_link_without_next_hops_costs_nothing(fib: Fib, table: F
     async def unexpected() -> dict[int, Group]:
         raise AssertionError
 
-    table.dump_groups = unexpected  # type: ignore[method-assign]  # a dump would be a waste here
+    table.dump_groups = unexpected
     fib.link_changed(7)
     await fib.apply()
 
@@ -300,9 +300,9 @@ async def test_a_change_by_hand_in_the_middle_of_a_dump_is_not_overlooked(
             fib.route_changed(changed)
         return routes
 
-    table.dump_routes = overtaken  # type: ignore[method-assign]  # once
+    table.dump_routes = overtaken
     await fib.resync()
-    table.dump_routes = real  # type: ignore[method-assign]  # again
+    table.dump_routes = real
     await fib.apply()
     assert set(table.routes) == {here}
 
@@ -351,10 +351,10 @@ async def test_a_dump_that_fails_is_taken_by_the_next_apply(fib: Fib, table: Fak
     async def fails() -> dict[Prefix, int]:
         raise OSError(errno.ENOBUFS, "No buffer space available")
 
-    table.dump_routes = fails  # type: ignore[method-assign]  # once
+    table.dump_routes = fails
     with pytest.raises(OSError, match="buffer"):
         await fib.resync()
-    table.dump_routes = real  # type: ignore[method-assign]  # again
+    table.dump_routes = real
     await fib.apply()
     assert table.next_hops() == {prefix(family, 1): ()}
 

@@ -218,7 +218,7 @@ async def test_a_broken_socket_is_opened_again(listener: Listener, node: Node) -
         def close(self) -> None:
             broken.close()
 
-    monitor._socket = Broken()  # type: ignore[assignment]  # as much of a socket as is used
+    monitor._socket = Broken()
     node.ip("route add blackhole 203.0.113.9")
     await listener.until_heard(Overflow())
     assert await listener.until_mark(node, 2) == []

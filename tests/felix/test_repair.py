@@ -152,4 +152,4 @@ async def test_a_loss_among_more_news_than_can_be_kept(patient: Patient, node: N
     await patient.recovers()
 
 
-test_a_loss_among_more_news_than_can_be_kept.receive_buffer = 4096  # type: ignore[attr-defined]  # read by the fixture
+test_a_loss_among_more_news_than_can_be_kept.receive_buffer = 4096

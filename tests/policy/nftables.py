@@ -54,7 +54,7 @@ class Kernel:
     def names(self) -> tuple[list[str], list[str], list[str]]:
         """Return the names of chains, sets and maps."""
         table = self.table()
-        return tuple(  # type: ignore[return-value]  # three kinds, three lists
+        return tuple(
             [key.removeprefix(f"{kind} ") for key in table if key.startswith(f"{kind} ")]
             for kind in ("chain", "set", "map")
         )

@@ -28,7 +28,7 @@ def story(source: bytes, destination: bytes, port: int | None, *policies: Update
 
 
 def text(*arguments: object, **keywords: int) -> list[str]:
-    return render_explanation(story(*arguments, **keywords)).splitlines()  # type: ignore[arg-type]
+    return render_explanation(story(*arguments, **keywords)).splitlines()
 
 
 def test_a_denial_names_the_policy_and_what_each_rule_missed() -> None:

@@ -55,4 +55,4 @@ def test_nobody_known_has_neither_name_nor_labels() -> None:
 
 def test_nobody_changes_who_somebody_is() -> None:
     with pytest.raises(AttributeError):
-        POD.node = "n2"  # type: ignore[misc]  # as it should be
+        POD.node = "n2"

@@ -118,7 +118,7 @@ class Net:
         for family in Family:
             row = await self.installed(node, other, family)
             is_there = row is not None and row.carried is not None and row.state == "in kernel"
-            found[family] = (row.carried.type or row.carried.how) if is_there else ""  # type: ignore[union-attr]
+            found[family] = (row.carried.type or row.carried.how) if is_there else ""
         return found
 
     async def becomes(self, node: str, other: str, how: str) -> None:

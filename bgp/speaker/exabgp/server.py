@@ -12,6 +12,7 @@ does nothing: how sessions end is the agent's to say.
 """
 
 # ruff: noqa: SLF001  # mending a program from outside means reaching inside
+# ruff: noqa: E402  # ExaBGP is imported when what it shall not have is set
 
 from __future__ import annotations
 
@@ -26,25 +27,25 @@ from typing import Any
 
 sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, nothing here speaks TLS: 4 MB less
 
-from exabgp.bgp.fsm import FSM  # noqa: E402  # the line above must come first, here and below
-from exabgp.bgp.message import Notification, Notify  # noqa: E402
-from exabgp.bgp.message.update.attribute import Attribute  # noqa: E402
-from exabgp.configuration.configuration import Configuration  # noqa: E402
-from exabgp.environment import getenv  # noqa: E402
-from exabgp.logger import log  # noqa: E402
-from exabgp.reactor import listener as listener_module  # noqa: E402
-from exabgp.reactor.api.processes import Processes  # noqa: E402
-from exabgp.reactor.asynchronous import ASYNC  # noqa: E402
-from exabgp.reactor.daemon import Daemon  # noqa: E402
-from exabgp.reactor.interrupt import Signal  # noqa: E402
-from exabgp.reactor.keepalive import KA  # noqa: E402
-from exabgp.reactor.listener import Listener  # noqa: E402
-from exabgp.reactor.loop import Reactor  # noqa: E402
-from exabgp.reactor.network.error import NetworkError  # noqa: E402
-from exabgp.reactor.network.outgoing import Outgoing  # noqa: E402
-from exabgp.reactor.network.tcp import set_minimum_ttl  # noqa: E402
-from exabgp.reactor.peer import ACTION, Peer  # noqa: E402
-from exabgp.rib.outgoing import OutgoingRIB  # noqa: E402
+from exabgp.bgp.fsm import FSM
+from exabgp.bgp.message import Notification, Notify
+from exabgp.bgp.message.update.attribute import Attribute
+from exabgp.configuration.configuration import Configuration
+from exabgp.environment import getenv
+from exabgp.logger import log
+from exabgp.reactor import listener as listener_module
+from exabgp.reactor.api.processes import Processes
+from exabgp.reactor.asynchronous import ASYNC
+from exabgp.reactor.daemon import Daemon
+from exabgp.reactor.interrupt import Signal
+from exabgp.reactor.keepalive import KA
+from exabgp.reactor.listener import Listener
+from exabgp.reactor.loop import Reactor
+from exabgp.reactor.network.error import NetworkError
+from exabgp.reactor.network.outgoing import Outgoing
+from exabgp.reactor.network.tcp import set_minimum_ttl
+from exabgp.reactor.peer import ACTION, Peer
+from exabgp.rib.outgoing import OutgoingRIB
 
 # ExaBGP is not typed: its objects are Any here.
 

@@ -25,7 +25,7 @@ FINE = Features((), has_nexthop_objects=True, tunnels=())
 
 
 def found(findings: object) -> list[tuple[Level, str]]:
-    return [(each.level, each.text) for each in findings if isinstance(each, Finding)]  # type: ignore[attr-defined]
+    return [(each.level, each.text) for each in findings if isinstance(each, Finding)]
 
 
 def test_a_kernel_with_everything_is_fine() -> None:

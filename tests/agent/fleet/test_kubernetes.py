@@ -26,7 +26,7 @@ class Cluster:
         self.found: list[dict[str, Any]] = []  # by a field selector
         self.statuses: list[dict[str, Any]] = []
         self.client = FakeClient(self._answer)
-        self.fleet = KubernetesFleet(self.client)  # type: ignore[arg-type]  # a fake
+        self.fleet = KubernetesFleet(self.client)
 
     def _answer(self, request: Request) -> dict[str, Any]:
         match str(request.resource):
@@ -64,7 +64,7 @@ async def test_a_long_list_is_read_page_by_page() -> None:
         assert request.query["continue"] == "more"
         return {"metadata": {}, "items": [{"metadata": {"name": "n2"}}]}
 
-    assert list(await KubernetesFleet(FakeClient(answer)).nodes()) == ["n1", "n2"]  # type: ignore[arg-type]  # a fake
+    assert list(await KubernetesFleet(FakeClient(answer)).nodes()) == ["n1", "n2"]
 
 
 @pytest.mark.parametrize(
@@ -137,4 +137,4 @@ async def test_a_cluster_that_cannot_be_asked_says_what_and_why(error: Exception
         raise error
 
     with pytest.raises(FleetError, match=reason):
-        await KubernetesFleet(FakeClient(fail)).nodes()  # type: ignore[arg-type]  # a fake
+        await KubernetesFleet(FakeClient(fail)).nodes()

@@ -53,7 +53,7 @@ def failure(reason: str, message: str) -> dict[str, Any]:
 
 
 async def run(socket: Socket) -> Ended:
-    return await run_in_pod(socket, "tortie-system", "agent-x", "agent", ["tortie", "status"])  # type: ignore[arg-type]  # a fake
+    return await run_in_pod(socket, "tortie-system", "agent-x", "agent", ["tortie", "status"])
 
 
 async def test_what_a_command_wrote_is_put_together_by_channel() -> None:

@@ -36,7 +36,7 @@ class Server:
         self.error: Exception | None = None
         self.client = FakeClient(self._answer)
         self.view = view_of(world)
-        self.reporter = Reporter(self.client, self.view, self, now=lambda: self.time)  # type: ignore[arg-type]  # a fake
+        self.reporter = Reporter(self.client, self.view, self, now=lambda: self.time)
 
     def uid(self, key: Key) -> str:
         return self.uids.get(key.name, "")

@@ -166,7 +166,7 @@ def test_withdrawals_come_before_announcements_and_have_no_attributes(decoder: D
         {"ipv4 unicast": ["10.4.1.0/24"], "ipv6 unicast": ["fd02::/64"]},
         origin="igp",
     )
-    withdrawal, announcement = decoder.decode(said)  # type: ignore[misc]
+    withdrawal, announcement = decoder.decode(said)
     assert withdrawal == Update(V4.peer, None, (), prefixes("10.4.1.0/24", "fd02::/64"))
     assert announcement.announced == prefixes("fd01::/64")
 
@@ -175,7 +175,7 @@ def test_a_pair_of_next_hops_is_one_route_by_the_global_one(decoder: Decoder) ->
     said = update(
         {"ipv6 unicast": {"fe80::a084:44ff:feab:55c0": ["fd03::/64"], "fd99::3": ["fd03::/64"]}}, origin="igp"
     )
-    [heard] = decoder.decode(said)  # type: ignore[misc]
+    [heard] = decoder.decode(said)
     assert heard.announced == prefixes("fd03::/64")
     assert heard.attributes.next_hop == IPv6Address("fd99::3")
     assert heard.attributes.next_hop_interface is None
@@ -185,7 +185,7 @@ def test_a_pair_of_next_hops_is_one_route_by_the_global_one(decoder: Decoder) ->
 def test_a_pair_without_a_global_one_is_the_link_local_one_and_its_interface(decoder: Decoder, family: str) -> None:
     prefix = "10.1.0.0/16" if family.startswith("ipv4") else "fd03::/64"
     said = update({family: {"::": [prefix], "fe80::2": [prefix]}}, session=LINK_LOCAL, origin="igp")
-    [heard] = decoder.decode(said)  # type: ignore[misc]
+    [heard] = decoder.decode(said)
     assert heard.peer == LINK_LOCAL.peer
     assert heard.announced == prefixes(prefix)
     assert heard.attributes.next_hop == IPv6Address("fe80::2")
@@ -193,19 +193,19 @@ def test_a_pair_without_a_global_one_is_the_link_local_one_and_its_interface(dec
 
 
 def test_an_ipv4_route_may_have_an_ipv6_next_hop(decoder: Decoder) -> None:
-    [heard] = decoder.decode(update({"ipv4 unicast": {"fd99::2": ["10.2.1.0/24"]}}, origin="igp"))  # type: ignore[misc]
+    [heard] = decoder.decode(update({"ipv4 unicast": {"fd99::2": ["10.2.1.0/24"]}}, origin="igp"))
     assert heard.attributes.next_hop == IPv6Address("fd99::2")
 
 
 def test_bits_behind_the_prefix_are_irrelevant(decoder: Decoder) -> None:
-    [heard] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.255.0.0/9"]}}, origin="igp"))  # type: ignore[misc]
+    [heard] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.255.0.0/9"]}}, origin="igp"))
     assert heard.announced == prefixes("10.128.0.0/9")
 
 
 def test_equal_attributes_of_different_updates_are_one_object(decoder: Decoder) -> None:
-    [first] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.1.0.0/16"]}}, origin="igp", med=5))  # type: ignore[misc]
-    [second] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.2.0.0/16"]}}, origin="igp", med=5))  # type: ignore[misc]
-    [third] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.3.0.0/16"]}}, origin="igp", med=6))  # type: ignore[misc]
+    [first] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.1.0.0/16"]}}, origin="igp", med=5))
+    [second] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.2.0.0/16"]}}, origin="igp", med=5))
+    [third] = decoder.decode(update({"ipv4 unicast": {"10.0.0.2": ["10.3.0.0/16"]}}, origin="igp", med=6))
     assert first.attributes is second.attributes
     assert third.attributes != second.attributes
 

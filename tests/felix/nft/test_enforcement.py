@@ -171,7 +171,7 @@ async def test_a_refused_step_ends_the_change_and_leaves_the_old_rules_in_force(
             fake.fail_next("Cannot allocate memory")
         return await original(each)
 
-    fake._transaction = transaction  # type: ignore[method-assign]
+    fake._transaction = transaction
     assert await kept.change(change) == [Refusal("", "Cannot allocate memory")]
     assert calls == step + 1
     assert fake.elements["from_pod4"] == CONTENT.sets["from_pod4"].elements
@@ -251,7 +251,7 @@ async def test_only_new_texts_are_rehearsed_in_full(kept: Enforcement, fake: Fak
         rehearsed.append(definition)
         return await original(definition)
 
-    fake.rehearse = rehearse  # type: ignore[method-assign, assignment]
+    fake.rehearse = rehearse
     await kept.sync(CONTENT)
     await kept.sync(CONTENT)
     assert len(rehearsed) == 1
@@ -435,7 +435,7 @@ async def test_a_set_of_another_type_is_replaced_while_pods_get_nothing(
         seen.append((nft("list", "map", "inet", "tortie", "from_pod4"), nft("list", "set", "inet", "tortie", "db6")))
         return await original(batch)
 
-    kernel_table.write = write  # type: ignore[method-assign]
+    kernel_table.write = write
     report = await enforcement.sync(other)
     assert (report.differences[-1], report.refusals) == (
         Difference("set db4", "has another type or comment"),
