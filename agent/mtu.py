@@ -100,6 +100,16 @@ class PodMtu:
         """The largest packet that every uplink takes; None until it is known."""
         return min((each.mtu for each in self.uplinks), default=None)
 
+    @property
+    def route_mtu(self) -> int:
+        """What routes to pods are to say themselves: their MTU, where an uplink takes more; 0 where none does.
+
+        Never more than gets through, whatever pods are given: IPv6 believes a route rather than its link.
+        """
+        largest, room = max((each.mtu for each in self.uplinks), default=0), self._room()
+        takes = min(self._mtu, room) if self._mtu is not None and room is not None else 0
+        return takes if takes < largest else 0
+
     def on_change(self, hear: Callable[[], None]) -> None:
         """Have a function called whenever the MTU of pods or of the uplinks is another."""
         self._listeners.append(hear)

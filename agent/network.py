@@ -31,6 +31,7 @@ class NodeNetwork:
         self.mtu = PodMtu(self.around, policy, RealMtuKernel())
         self.sysctls = SysctlKeeper(self.around, self.mtu, sysctls, news)
         self.mtu.on_change(self.sysctls.wake)
+        self.mtu.on_change(lambda: routing.set_pod_mtu(self.mtu.route_mtu))
         routing.route_listeners.append(self.nat.routes_changed)
         routing.kernel_listeners += (self.mtu.hear, self.sysctls.hear)
 

@@ -103,6 +103,8 @@ class Routing:
         self._retry_at: float | None = None
         self._resync_at = now() + RESYNC_INTERVAL_S
         self._look_at: float | None = None  # when links and foreign routes are to be looked at again
+        self._pod_mtu: int | None = None
+        self._mtu_changed = False
         self._doubts = Doubts(everything=True)  # since addresses were looked up
         self._tunnels_changed = False
         self._carrier_changed = False
@@ -163,6 +165,16 @@ class Routing:
         """Have links and tunnels looked at again."""
         self._doubt_everything()
         self.wake()
+
+    def set_pod_mtu(self, mtu: int) -> None:
+        """Have routes to pods of other nodes say what these take, in bytes, where links take more; 0: no route does."""
+        if mtu != self._pod_mtu:
+            self._pod_mtu, self._mtu_changed = mtu, True
+            self.wake()
+
+    def _mtu_of(self, destination: Prefix) -> int:
+        is_of_pods = self.plan is not None and destination in self.plan.ownership.pod_cidrs
+        return (self._pod_mtu or 0) if is_of_pods else 0
 
     def confirm_full_list(self) -> None:
         """Say that all objects were read again: deletions that still stand are meant."""
@@ -273,6 +285,9 @@ class Routing:
             self._retry_at = None
             self.fib.retry()
         written = self.fib.written
+        if self._mtu_changed:
+            self._mtu_changed = False
+            await self.fib.choose_mtu(self._mtu_of)
         try:
             await self.fib.apply()
         except OSError as error:

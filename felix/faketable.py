@@ -22,6 +22,7 @@ class FakeRouteTable:
     def __init__(self) -> None:
         self.groups: dict[int, Group] = {}
         self.routes: dict[Prefix, int] = {}
+        self.mtus: dict[Prefix, int] = {}
         self.foreign: dict[Prefix, Rival] = {}
         self.written: list[Change] = []
         self.dumps = 0  # of routes
@@ -102,6 +103,7 @@ class FakeRouteTable:
             return self._put_route(index, change)
         if isinstance(change, DropRoute):
             self.routes.pop(change.destination, None)
+            self.mtus.pop(change.destination, None)
         else:
             self._drop_group(change.group)
         return []
@@ -123,6 +125,9 @@ class FakeRouteTable:
         if not change.is_new and not is_there:
             return [_refusal(index, errno.ENOENT)]
         self.routes[change.destination] = change.group
+        self.mtus.pop(change.destination, None)
+        if change.mtu:
+            self.mtus[change.destination] = change.mtu
         return []
 
     def _has_twin(self, destination: Prefix) -> bool:

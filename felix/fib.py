@@ -80,6 +80,7 @@ class Fib:
         self.refused = 0
         """How many changes of routes the kernel refused."""
         self._written = 0
+        self._mtu_of: Callable[[Prefix], int] | None = None
         self._table = table
         self._clock = clock
         self._groups = Groups(table)
@@ -141,6 +142,20 @@ class Fib:
                     self._want(unicast(destination, record.wanted))
         return True
 
+    async def choose_mtu(self, mtu_of: Callable[[Prefix], int]) -> None:
+        """Say which routes are to have an MTU of their own: 0 for one that takes what its links take.
+
+        Until then, and until `release`, routes keep those that they have. From the next `apply` on they are as said.
+        """
+        self._mtu_of = mtu_of
+        async for piece in in_turns(list(self._routes.actual.items())):
+            for destination, record in piece:
+                if record.wanted and destination not in self._adopted and not self._has_right_mtu(destination):
+                    self._keep(destination, self._groups.unknown)
+
+    def _has_right_mtu(self, destination: Prefix) -> bool:
+        return self._mtu_of is None or self._table.mtus.get(destination, 0) == self._mtu_of(destination)
+
     # Start
 
     async def adopt(self) -> None:
@@ -168,6 +183,8 @@ class Fib:
                 else:
                     self._want(route)
         self._is_deferring = False
+        if self._mtu_of is not None:
+            await self.choose_mtu(self._mtu_of)
 
     # News of the kernel
 
@@ -355,7 +372,10 @@ class Fib:
         async for rows in in_turns(routes.items()):
             for destination, number in rows:
                 if destination not in self._overtaken:
-                    self._observe(destination, self._groups.of_number(number))
+                    record = self._groups.of_number(number)
+                    is_free = record.wanted and destination not in self._adopted
+                    is_right = not is_free or self._has_right_mtu(destination)
+                    self._observe(destination, record if is_right else self._groups.unknown)
 
     def _observe(self, destination: Prefix, record: GroupRecord) -> None:
         """Compare one route with what the kernel has."""
@@ -390,7 +410,11 @@ class Fib:
             return None
         if desired is None:
             return DropRoute(destination)
-        return PutRoute(destination, desired.number, is_new=actual is None)
+        mtu = (self._mtu_of or self._mtu_now)(destination) if desired.wanted else 0
+        return PutRoute(destination, desired.number, is_new=actual is None, mtu=mtu)
+
+    def _mtu_now(self, destination: Prefix) -> int:
+        return self._table.mtus.get(destination, 0)
 
     async def _write_routes(self) -> _Prefixes:
         """Write routes, then removals. Returns what was refused."""

@@ -54,10 +54,13 @@ class InlineRouteTable(KernelRoutes):
         }
         numbers = {group: number for number, group in self._groups.items()}
         routes: dict[Prefix, int] = {}
+        mtus: dict[Prefix, int] = {}
         for family in Family:
             for route in await dump(routemessages.dump(family, protocol=PROTOCOL), _parse_own):
                 routes[route.destination] = self._group_of(route, up, numbers)
-        self._routes = routes
+                if route.mtu:
+                    mtus[route.destination] = route.mtu
+        self._routes, self.mtus = routes, mtus
         return dict(routes)
 
     async def dump_groups(self) -> dict[int, Group]:
@@ -109,7 +112,9 @@ class InlineRouteTable(KernelRoutes):
             return refusals
         former = self._groups.get(change.group)
         self._groups[change.group] = Group(change.family, change.next_hops)
-        failures = await self._write_routes((index, PutRoute(prefix, change.group, is_new=False)) for prefix in behind)
+        failures = await self._write_routes(
+            (index, PutRoute(prefix, change.group, is_new=False, mtu=self.mtus.get(prefix, 0))) for prefix in behind
+        )
         if failures and former is not None:  # no route moved, or the next dump tells which did
             self._groups[change.group] = former
         return failures[:1]
@@ -146,7 +151,9 @@ class InlineRouteTable(KernelRoutes):
             failure = failures.get(position)
             if failure and not (isinstance(change, DropRoute) and failure.errno in _GONE):
                 refusals.append(Refusal(index, failure.errno, failure.message))
-            elif isinstance(change, DropRoute):
+                continue
+            self._note_mtu(change)
+            if isinstance(change, DropRoute):
                 self._routes.pop(change.destination, None)
             else:
                 self._routes[change.destination] = change.group
@@ -160,7 +167,7 @@ class InlineRouteTable(KernelRoutes):
         group = self._groups.get(change.group)
         if group is None:
             return None
-        return routemessages.put_by_hops(change.destination, group.next_hops, is_new=change.is_new)
+        return routemessages.put_by_hops(change.destination, group.next_hops, is_new=change.is_new, mtu=change.mtu)
 
 
 def _parse_own(data: bytes, start: int, end: int) -> KernelRoute | None:

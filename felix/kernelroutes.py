@@ -8,7 +8,7 @@ from felix import routemessages
 from felix.netlink import NetlinkSocket, dump
 from felix.route import PROTOCOL
 from felix.routemessages import MAIN_TABLE, KernelRoute
-from felix.routetable import Rival
+from felix.routetable import DropRoute, PutRoute, Rival
 from inet.prefix import Family, Prefix
 
 
@@ -16,6 +16,8 @@ class KernelRoutes:
     """The netlink half of a route table."""
 
     def __init__(self) -> None:
+        self.mtus: dict[Prefix, int] = {}
+        """Routes with an MTU of their own, as they were last read or written."""
         self._netlink = NetlinkSocket()
 
     @property
@@ -26,6 +28,13 @@ class KernelRoutes:
     def close(self) -> None:
         """Let go of the kernel; routes stay."""
         self._netlink.close()
+
+    def _note_mtu(self, change: PutRoute | DropRoute) -> None:
+        """Remember what a change that took effect means for a route's MTU."""
+        if isinstance(change, PutRoute) and change.mtu:
+            self.mtus[change.destination] = change.mtu
+        else:
+            self.mtus.pop(change.destination, None)
 
     async def rivals(self, destinations: Container[Prefix]) -> dict[Prefix, Rival]:
         """Return which of the destinations others have routes to, in the main table. Raises OSError."""

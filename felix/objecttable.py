@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Final, TypeAlias
 
@@ -60,10 +61,14 @@ class ObjectRouteTable(KernelRoutes):
     async def dump_routes(self) -> dict[Prefix, int]:
         """Return our routes and where each leads. Raises OSError."""
         routes: dict[Prefix, int] = {}
+        mtus: dict[Prefix, int] = {}
         for family in Family:
-            rows = await dump(routemessages.dump(family, protocol=PROTOCOL), routemessages.parse_own)
+            rows = await dump(
+                routemessages.dump(family, protocol=PROTOCOL), partial(routemessages.parse_own, mtus=mtus)
+            )
             async for piece in in_turns(rows):
                 routes.update(piece)
+        self.mtus = mtus
         return routes
 
     async def dump_groups(self) -> dict[int, Group]:
@@ -123,6 +128,7 @@ class ObjectRouteTable(KernelRoutes):
         self._taken.difference_update(idle)
 
     async def _write(self, changes: Sequence[Change]) -> list[Refusal]:
+        says_mtu = bool(self.mtus) or any(isinstance(change, PutRoute) and change.mtu for change in changes)
         requests: list[bytes] = []
         origins: list[tuple[int, _HopKey | None]] = []  # of each request: its change, and the hop that it creates
         for index, change in enumerate(changes):
@@ -130,7 +136,7 @@ class ObjectRouteTable(KernelRoutes):
                 for key in self._missing_hops(change):
                     requests.append(nexthops.create_hop(self._adopt_new_hop(key), Family(key[0]), key[1]))
                     origins.append((index, key))
-            requests.append(self._request(change))
+            requests.append(self._request(change, says_mtu=says_mtu))
             origins.append((index, None))
         refused_hops: dict[_HopKey, Failure] = {}
         refused: dict[int, Failure] = {}
@@ -150,11 +156,12 @@ class ObjectRouteTable(KernelRoutes):
                 self._note(change)
         return refusals
 
-    def _request(self, change: Change) -> bytes:
+    def _request(self, change: Change, *, says_mtu: bool) -> bytes:
         if isinstance(change, PutRoute):
             if change.group == BLACKHOLE:
                 return routemessages.put_blackhole(change.destination, is_new=change.is_new)
-            return routemessages.put_by_group(change.destination, change.group, is_new=change.is_new)
+            mtu = change.mtu if says_mtu else None
+            return routemessages.put_by_group(change.destination, change.group, is_new=change.is_new, mtu=mtu)
         if isinstance(change, DropRoute):
             return routemessages.delete(change.destination)
         if isinstance(change, PutGroup):
@@ -163,8 +170,10 @@ class ObjectRouteTable(KernelRoutes):
         return nexthops.delete(change.group)
 
     def _note(self, change: Change) -> None:
-        """Remember what a change that took effect means for groups."""
-        if isinstance(change, PutGroup):
+        """Remember what a change that took effect means for groups and MTUs."""
+        if isinstance(change, PutRoute | DropRoute):
+            self._note_mtu(change)
+        elif isinstance(change, PutGroup):
             self._members[change.group] = self._member_ids(change)
         elif isinstance(change, DropGroup):
             self._members.pop(change.group, None)

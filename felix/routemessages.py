@@ -43,6 +43,7 @@ _SPORT: Final = 28
 _DPORT: Final = 29
 _NH_ID: Final = 30
 _METRIC_MTU: Final = 2  # RTAX_MTU
+_NESTED: Final = 0x8000  # NLA_F_NESTED
 
 _HOP_DEAD: Final = 0x01  # RTNH_F_DEAD
 _HOP_ONLINK: Final = 0x04  # RTNH_F_ONLINK
@@ -65,30 +66,42 @@ _BY_GROUP: Final = {
 }
 
 
-def put_by_group(destination: Prefix, group: int, *, is_new: bool) -> bytes:
-    """Build the message that adds a route, or replaces ours, so that it leads to a nexthop group."""
+def put_by_group(destination: Prefix, group: int, *, is_new: bool, mtu: int | None = None) -> bytes:
+    """Build the message that adds a route, or replaces ours, so that it leads to a nexthop group.
+
+    `mtu` is the route's own, in bytes, 0 for none. Without a word about it an IPv4 route may get that of another one
+    to the same group: the kernel has the two share what it knows of them (fib_find_info_nh, net/ipv4).
+    """
     packed, length = destination
     size = len(packed)
-    layout = _BY_GROUP[size]
-    return layout.pack(
-        *(layout.size, NEWROUTE, _CREATE if is_new else _REPLACE, 0, 0),
-        *(_FAMILY[size], length, 0, 0, MAIN_TABLE, PROTOCOL, 0, Kind.UNICAST, 0),
-        *(4 + size, _DST, packed, 8, _PRIORITY, METRIC, 8, _NH_ID, group),
+    layout, metrics = _BY_GROUP[size], b"" if mtu is None else _pack_mtu(mtu)
+    return (
+        layout.pack(
+            *(layout.size + len(metrics), NEWROUTE, _CREATE if is_new else _REPLACE, 0, 0),
+            *(_FAMILY[size], length, 0, 0, MAIN_TABLE, PROTOCOL, 0, Kind.UNICAST, 0),
+            *(4 + size, _DST, packed, 8, _PRIORITY, METRIC, 8, _NH_ID, group),
+        )
+        + metrics
     )
 
 
-def put_by_hops(destination: Prefix, hops: Sequence[NextHop], *, is_new: bool) -> bytes:
-    """Build the message that adds a route, or replaces ours, with its hops inside."""
+def _pack_mtu(mtu: int) -> bytes:
+    return attribute(_METRICS | _NESTED, attribute(_METRIC_MTU, U32.pack(mtu)))
+
+
+def put_by_hops(destination: Prefix, hops: Sequence[NextHop], *, is_new: bool, mtu: int = 0) -> bytes:
+    """Build the message that adds a route, or replaces ours, with its hops inside. `mtu` is its own, 0 for none."""
+    metrics = _pack_mtu(mtu) if mtu else b""
     if len(hops) == 1:  # IPv6 takes a hop without gateway in this form alone
         (hop,) = hops
-        where = attribute(_OIF, U32.pack(hop.interface)) + _pack_way(hop, destination)
+        where = attribute(_OIF, U32.pack(hop.interface)) + _pack_way(hop, destination) + metrics
         return _put(destination, Kind.UNICAST, where, is_new=is_new, flags=_HOP_ONLINK if hop.onlink else 0)
     paths = b""
     for hop in hops:
         way = _pack_way(hop, destination)
         flags = _HOP_ONLINK if hop.onlink else 0
         paths += _RTNEXTHOP.pack(_RTNEXTHOP.size + len(way), flags, 0, hop.interface) + way
-    return _put(destination, Kind.UNICAST, attribute(_MULTIPATH, paths), is_new=is_new)
+    return _put(destination, Kind.UNICAST, attribute(_MULTIPATH, paths) + metrics, is_new=is_new)
 
 
 def put_blackhole(destination: Prefix, *, is_new: bool) -> bytes:
@@ -214,16 +227,17 @@ def parse(data: bytes, start: int, end: int) -> KernelRoute:
     )
 
 
-def parse_own(data: bytes, start: int, end: int) -> tuple[Prefix, int] | None:
+def parse_own(data: bytes, start: int, end: int, mtus: dict[Prefix, int]) -> tuple[Prefix, int] | None:
     """Read one of our routes and its group's id, BLACKHOLE or UNKNOWN; None for anyone else's.
 
+    An MTU of its own is noted in `mtus`.
     This is `parse` for the ten thousands of routes of a dump.
     """
     family, length, _, tos, table, protocol, _, kind, _ = RTMSG.unpack_from(data, start)
     if protocol != PROTOCOL or table != MAIN_TABLE or tos:
         return None
     packed = b""
-    metric = group = 0
+    metric = group = mtu = 0
     offset = start + RTMSG.size
     while offset < end:
         size, attribute_kind = ATTRIBUTE.unpack_from(data, offset)
@@ -233,10 +247,14 @@ def parse_own(data: bytes, start: int, end: int) -> tuple[Prefix, int] | None:
             (metric,) = U32.unpack_from(data, offset + 4)
         elif attribute_kind == _NH_ID:
             (group,) = U32.unpack_from(data, offset + 4)
+        elif attribute_kind == _METRICS:
+            mtu = _parse_mtu(data[offset + 4 : offset + size])
         offset += (size + 3) & ~3
     if metric != METRIC:
         return None
     destination = Prefix(packed or bytes(4 if family == socket.AF_INET else 16), length)
+    if mtu:
+        mtus[destination] = mtu
     return destination, BLACKHOLE if kind == Kind.BLACKHOLE else group or UNKNOWN
 
 

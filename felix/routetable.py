@@ -57,6 +57,7 @@ class PutRoute(NamedTuple):
     destination: Prefix
     group: int
     is_new: bool
+    mtu: int = 0  # the largest packet that gets through, in bytes; 0: as large as the links say
 
 
 class DropRoute(NamedTuple):
@@ -99,6 +100,9 @@ class Rival(NamedTuple):
 
 class RouteTable(Protocol):
     """The kernel's routes of our protocol number and metric, and the groups they lead to."""
+
+    mtus: dict[Prefix, int]
+    """Routes with an MTU of their own, as they were last read or written."""
 
     @property
     def has_nexthop_objects(self) -> bool:

@@ -243,3 +243,17 @@ def pod_mtu(world: World, i: int) -> int:
     assert row["mtu"] == host["mtu"]
     found: int = row["mtu"]
     return found
+
+
+async def test_routes_say_what_pods_take_where_an_uplink_takes_more(world: MtuWorld) -> None:
+    await world.look()
+    assert world.mtu.route_mtu == 0
+    world.mtu.set_overhead(50)
+    await world.look()
+    assert world.mtu.route_mtu == 1450
+    world.items.append(network(mtu=1400))
+    await world.look()
+    assert world.mtu.route_mtu == 1400
+    world.items[-1] = network(mtu=9000)
+    await world.look()
+    assert world.mtu.route_mtu == 1450, "never more than gets through"

@@ -443,3 +443,56 @@ async def test_installed_routes_are_sorted_by_family_then_address(fib: Fib) -> N
 async def test_a_guard_can_be_shared(table: FakeRouteTable, clock: Clock) -> None:
     guard = MassDeleteGuard(started=clock())
     assert Fib(table, clock=clock, guard=guard).guard is guard
+
+
+async def test_routes_say_an_mtu_where_they_are_to_and_follow_when_it_changes(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    await set_all(fib, route(family, 1, 1, 2), route(family, 2, 1), route(family, 3))
+    for mtu in (1450, 1400, 0):
+        table.written.clear()
+        await fib.choose_mtu(lambda destination, mtu=mtu: 0 if destination == prefix(family, 2) else mtu)
+        await fib.apply()
+        assert table.mtus == ({prefix(family, 1): mtu} if mtu else {}), "a blackhole has none"
+        ((written,), number) = (table.written, table.routes[prefix(family, 1)])
+        assert written == PutRoute(prefix(family, 1), number, is_new=False, mtu=mtu), "replaced in place"
+    assert fib.repaired == 0
+
+
+async def test_a_route_that_comes_later_says_it_from_the_beginning(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    await fib.choose_mtu(lambda _: 1450)
+    await set_all(fib, route(family, 1, 1))
+    assert table.mtus == {prefix(family, 1): 1450}
+    table.written.clear()
+    await fib.choose_mtu(lambda _: 1450)
+    await fib.apply()
+    assert table.written == []
+
+
+async def test_an_mtu_that_somebody_changed_is_put_back(fib: Fib, table: FakeRouteTable, family: Family) -> None:
+    await fib.choose_mtu(lambda _: 1450)
+    await set_all(fib, route(family, 1, 1))
+    table.mtus[prefix(family, 1)] = 9000
+    await fib.resync()
+    await fib.apply()
+    assert table.mtus == {prefix(family, 1): 1450}
+    assert fib.repaired == 1
+
+
+async def test_after_a_restart_routes_keep_their_mtu_until_they_are_free(table: FakeRouteTable, family: Family) -> None:
+    before = Fib(table)
+    await before.choose_mtu(lambda _: 1450)
+    await set_all(before, route(family, 1, 1), route(family, 2, 1))
+    table.written.clear()
+    fib = Fib(table)
+    await fib.adopt()
+    await fib.choose_mtu(lambda _: 0)  # tunnels are not known yet
+    await set_all(fib, route(family, 1, 1), route(family, 2, 1))
+    assert table.written == []
+    await fib.choose_mtu(lambda _: 1450)
+    await fib.release()
+    await fib.apply()
+    assert table.written == []
+    assert table.mtus == {prefix(family, 1): 1450, prefix(family, 2): 1450}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -278,3 +280,29 @@ async def test_the_table_of_this_kernel(node: Node) -> None:
     assert fib.has_nexthop_objects is isinstance(table, ObjectRouteTable)
     await set_all(fib, unicast(prefix(Family.IPV4, 1), hops(node, Family.IPV4, 0)))
     table.close()
+
+
+async def test_a_node_sends_no_packet_larger_than_its_route_says(fib: Fib, node: Node, family: Family) -> None:
+    """The link takes 1500; who sends is told at once, by the byte."""
+    where = prefix(family, 1)
+    far = str(ip_address(where.packed) + 1)
+    nodad = "nodad" if family is Family.IPV6 else ""
+    gateway = ip_address(hops(node, family, 0)[0].gateway)
+    node.peer_ip("link set lo up")
+    node.peer_ip(f"addr add {far}/{family.bits} dev lo {nodad}")
+    node.peer_ip(f"addr add {gateway}/{24 if family is Family.IPV4 else 64} dev b0 {nodad}")
+    await set_all(fib, unicast(where, hops(node, family, 0)))
+    for mtu, largest in ((1400, 1400), (0, 1500), (1300, 1300)):
+        await fib.choose_mtu(lambda _, mtu=mtu: mtu)
+        assert await fib.apply() == []
+        assert ping(far, largest, family) == ""
+        assert f"{largest}" in ping(far, largest + 1, family)
+
+
+def ping(far: str, size: int, family: Family) -> str:
+    """Send a packet of this size that nobody may fragment; return why that was refused, "" where it was answered."""
+    headers = 28 if family is Family.IPV4 else 48
+    done = subprocess.run(
+        ["ping", "-c1", "-W5", "-M", "do", "-s", str(size - headers), far], capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -136,11 +137,17 @@ class TestWire:
 
     def test_our_route_is_told_with_its_group(self) -> None:
         data = packed(OURS + "08001e00 01008061")
-        assert routemessages.parse_own(b"xyz" + data, 3, 3 + len(data)) == (DESTINATION[Family.IPV6], 0x61800001)
+        assert routemessages.parse_own(b"xyz" + data, 3, 3 + len(data), {}) == (DESTINATION[Family.IPV6], 0x61800001)
+
+    def test_its_mtu_is_told_where_it_has_one(self) -> None:
+        mtus: dict[Prefix, int] = {}
+        data = packed(OURS + "08001e00 01008061" + "0c000800 08000200 78050000")
+        assert routemessages.parse_own(data, 0, len(data), mtus) == (DESTINATION[Family.IPV6], 0x61800001)
+        assert mtus == {DESTINATION[Family.IPV6]: 1400}
 
     def test_our_route_of_another_shape_is_unknown(self) -> None:
         data = packed(OURS + "08000400 07000000")
-        assert routemessages.parse_own(data, 0, len(data)) == (DESTINATION[Family.IPV6], UNKNOWN)
+        assert routemessages.parse_own(data, 0, len(data), {}) == (DESTINATION[Family.IPV6], UNKNOWN)
 
     @pytest.mark.parametrize(
         ("offset", "value"),
@@ -149,13 +156,13 @@ class TestWire:
     )
     def test_a_route_that_differs_in_anything_is_not_ours(self, offset: int, value: str) -> None:
         data = bytearray(packed(OURS))
-        assert routemessages.parse_own(bytes(data), 0, len(data)) is not None
+        assert routemessages.parse_own(bytes(data), 0, len(data), {}) is not None
         data[offset : offset + 1] = packed(value)
-        assert routemessages.parse_own(bytes(data), 0, len(data)) is None
+        assert routemessages.parse_own(bytes(data), 0, len(data), {}) is None
 
     def test_a_default_route_bears_no_destination(self, family: Family) -> None:
         data = bytes([family]) + packed("000000 fe610006 00000000 08000600 e4250000")
-        assert routemessages.parse_own(data, 0, len(data)) == (DEFAULT[family], BLACKHOLE)
+        assert routemessages.parse_own(data, 0, len(data), {}) == (DEFAULT[family], BLACKHOLE)
 
 
 @pytest.mark.kernel
@@ -193,7 +200,9 @@ class TestKernel:
             await self.write(wire, put_by_group(destination, number, is_new=True))
             (shown,) = self.shown(node, destination)
             assert (shown["nhid"], shown["protocol"], shown["metric"]) == (number, "97", METRIC)
-        own = await netlink.dump(routemessages.dump(family, protocol=PROTOCOL), routemessages.parse_own)
+        own = await netlink.dump(
+            routemessages.dump(family, protocol=PROTOCOL), partial(routemessages.parse_own, mtus={})
+        )
         assert dict(own) == {DESTINATION[family]: number, DEFAULT[family]: number}
 
     async def test_a_route_with_its_hops_inside_is_what_ip_shows(

@@ -164,6 +164,27 @@ async def test_routes_read_back_as_they_were_written(world: World, family: Famil
     }
 
 
+async def test_a_route_has_an_mtu_of_its_own_where_it_is_given_one(world: World, family: Family) -> None:
+    first, second, *_ = PREFIXES[family]
+    pair, single = await put(world, family, 0, 1), await put(world, family, 1)
+    await write(
+        world.table,
+        PutRoute(first, pair, is_new=True, mtu=1400),
+        PutRoute(second, single, is_new=True, mtu=1400),
+    )
+    again = world.again()
+    await again.dump_routes()
+    assert world.table.mtus == again.mtus == {first: 1400, second: 1400}
+    await write(world.table, PutRoute(first, pair, is_new=False), PutRoute(second, single, is_new=False, mtu=1300))
+    await again.dump_routes()
+    assert again.mtus == {second: 1300}
+    await write(world.table, PutGroup(single, family, (world.hop(family, 0),), is_new=False))
+    await again.dump_routes()
+    assert again.mtus == {second: 1300}, "whatever becomes of its group"
+    await write(world.table, DropRoute(second))
+    assert world.table.mtus == {}
+
+
 async def test_a_restart_finds_what_was_left_behind(world: World, family: Family) -> None:
     first, second, *_ = PREFIXES[family]
     pair = await put(world, family, 0, 1)
