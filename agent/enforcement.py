@@ -43,13 +43,15 @@ from policy.ir import Delta
 from policy.nft import decision_comment
 from policy.nftskeleton import EGRESS_OK
 from policy.objects import Node, Pod
-from policy.policies import Policy
+from policy.policies import CLUSTER_NETWORK_POLICY, NETWORK_POLICY, Policy
 
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
 """Pauses between attempts to write what was refused."""
 
 AUDIT_INTERVAL_S: Final = 300.0
 """How often the table is read back, whatever events say."""
+
+POLICY_KINDS: Final = frozenset({NETWORK_POLICY, CLUSTER_NETWORK_POLICY})
 
 log = structlog.get_logger("policy")
 
@@ -140,7 +142,7 @@ class NodePolicy:
     def _apply(self, update: Update) -> None:
         if isinstance(update, Node):
             self._has_node |= update.name == self._node
-        if isinstance(update, Policy | Deleted):
+        if isinstance(update, Policy) or (isinstance(update, Deleted) and update.kind in POLICY_KINDS):
             self._quarantine.hear(update)
         if isinstance(update, Pod):
             update = self.attachments.resolve(update)
@@ -378,15 +380,16 @@ class NodePolicy:
 
     async def _change(self, keeper: Enforcement, delta: Delta) -> None:
         """Write a difference; what is refused is left to `_sync`."""
-        if not delta or not self._is_skeleton_written:
+        if not self._is_skeleton_written:
             return
-        with metrics.POLICY_WRITE_SECONDS.time():
-            refusals = await keeper.change(change_of(delta))
-        if refusals:
-            log.warning("policy.change_refused", reasons=[str(each) for each in refusals[:3]])
-            self._needs_sync = self._expects_difference = True
-            self.wake()
-            return
+        if delta:
+            with metrics.POLICY_WRITE_SECONDS.time():
+                refusals = await keeper.change(change_of(delta))
+            if refusals:
+                log.warning("policy.change_refused", reasons=[str(each) for each in refusals[:3]])
+                self._needs_sync = self._expects_difference = True
+                self.wake()
+                return
         self._quarantine.succeeded()
         self.cutter.doubt(doubtful(self.engine.ruleset, delta))
 

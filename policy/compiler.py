@@ -48,7 +48,7 @@ Update: TypeAlias = Pod | Namespace | Node | Policy | Deleted
 
 
 class _Compiled:
-    """A version of a policy, with the rules that were asked for so far."""
+    """A version of a policy, with the rules that chains in use have been made of."""
 
     __slots__ = ("_rules", "policy", "precedence")
 
@@ -67,6 +67,10 @@ class _Compiled:
         if found is None:
             found = self._rules[direction, family] = compile_rules(self.policy, direction, family)
         return found
+
+    def forget(self, direction: Direction, family: Family) -> None:
+        """Let go of rules. Who needs them after all has them compiled again."""
+        self._rules.pop((direction, family), None)
 
 
 class Engine:
@@ -299,13 +303,23 @@ class Engine:
         return self._chains.chain(family, direction, Tier.ADMIN, tiers[Tier.ADMIN], target)
 
 
+class _ChainKey(NamedTuple):
+    """What a chain is made of."""
+
+    family: Family
+    direction: Direction
+    tier: Tier
+    policies: tuple[_Compiled, ...]
+    otherwise: Target
+
+
 class _ChainTable:
     """The chains in use. Like sets, they are made and dropped when counts are settled."""
 
     def __init__(self, sets: SetTable) -> None:
         self._sets: Final = sets
-        self._built: dict[tuple[object, ...], Chain] = {}
-        self._by_name: dict[str, Chain] = {}
+        self._built: dict[_ChainKey, Chain] = {}
+        self._keys: dict[str, _ChainKey] = {}  # by name
         self._users: dict[str, int] = {}
         self._touched: dict[str, None] = {}
         self.live: Final[dict[str, Chain]] = {}
@@ -316,14 +330,17 @@ class _ChainTable:
         """Return the chain of these policies, or where it would go on to when there are none."""
         if not policies:
             return otherwise
-        key = (family, direction, tier, otherwise, *policies)
+        key = _ChainKey(family, direction, tier, tuple(policies), otherwise)
         chain = self._built.get(key)
         if chain is None:
             rules: Mapping[PolicyRef, tuple[Rule, ...]] = {
                 each.policy.ref: each.rules(direction, family) for each in policies
             }
-            chain = self._built[key] = make_chain(family, direction, tier, rules, otherwise)
-            self._by_name[chain.name] = chain
+            chain = make_chain(family, direction, tier, rules, otherwise)
+            if chain.name in self._keys:  # the versions of its policies before said the same
+                del self._built[self._keys[chain.name]]
+            self._built[key] = chain
+            self._keys[chain.name] = key
         return chain.name
 
     def acquire(self, targets: Iterable[Target]) -> None:
@@ -348,26 +365,26 @@ class _ChainTable:
             name, _ = self._touched.popitem()
             if self._users.get(name) == 0:
                 del self._users[name]
+                self._forget(name)
                 chain = self.live.pop(name, None)
                 if chain is not None:
                     removed.append(chain)
                     self._sets.release(chain.sets)
                     self.release((chain.otherwise,))
-        self._forget()
         return tuple(added), tuple(removed)
 
     def _add(self, name: str, added: list[Chain]) -> None:
         if name in self.live:
             return
-        chain = self.live[name] = self._by_name[name]
+        chain = self.live[name] = self._built[self._keys[name]]
         self._sets.acquire(chain.sets)
         self.acquire((chain.otherwise,))
         if not isinstance(chain.otherwise, Outcome):
             self._add(chain.otherwise, added)
         added.append(chain)
 
-    def _forget(self) -> None:
-        """Drop what was built and is no longer in use, once it is more than what is."""
-        if len(self._built) > 2 * len(self.live) + 256:
-            self._built = {key: chain for key, chain in self._built.items() if chain.name in self.live}
-            self._by_name = dict(self.live)
+    def _forget(self, name: str) -> None:
+        key = self._keys.pop(name)
+        del self._built[key]
+        for each in key.policies:
+            each.forget(key.direction, key.family)

@@ -12,7 +12,7 @@ Why an update is cheap:
 - A selector is filed under the one requirement that rules out most (`SelectorIndex`): a new label set looks only at
   the selectors filed under a label it has, and at the few that require nothing in particular.
 - The other way round, a new selector looks only at the label sets that have a label it requires (`Postings`); they
-  are listed by key the first time a selector asks for that key, so labels nobody selects by cost nothing.
+  are listed by key while a selector in use asks for that key, so labels nobody selects by cost nothing.
 
 A namespace nobody has described yet has no labels to match, so its pods are members of nothing.
 """
@@ -264,12 +264,14 @@ class LabelIndex:
             if not spaces.users:
                 del self._space_selectors[selection.namespaces]
                 self._space_selector_index.remove(selection.namespaces, spaces)
+                self._described.release(selection.namespaces)
                 for space in spaces.spaces:
                     space.selectors.discard(spaces)
         if not pods.by_space and not pods.by_selector:
             del self._pod_selectors[selection.pods]
             if not selection.pods.matches_everything:
                 self._pod_selector_index.remove(selection.pods, pods)
+                self._holders.release(selection.pods)
                 for label_set in pods.label_sets:
                     label_set.selectors = tuple(each for each in label_set.selectors if each is not pods)
 
@@ -279,7 +281,7 @@ class LabelIndex:
             found = self._pod_selectors[selector] = _PodSelector(selector)
             if not selector.matches_everything:
                 self._pod_selector_index.add(selector, found)
-                found.label_sets.update(self._holders.matching(selector))
+                found.label_sets.update(self._holders.use(selector))
                 for label_set in found.label_sets:
                     label_set.selectors += (found,)
         return found
@@ -289,7 +291,7 @@ class LabelIndex:
         if found is None:
             found = self._space_selectors[selector] = _SpaceSelector(selector)
             self._space_selector_index.add(selector, found)
-            found.spaces.update(self._described.matching(selector))
+            found.spaces.update(self._described.use(selector))
             for space in found.spaces:
                 space.selectors.add(found)
         return found

@@ -81,6 +81,11 @@ def _discard(buckets: dict[Key, dict[T, Selector]], key: Key, value: T) -> None:
         del buckets[key]
 
 
+def _listed_key(selector: Selector) -> str | None:
+    wanted = _cheapest_in(selector)
+    return _required_key(selector) if wanted is None else wanted[0]
+
+
 class _Labelled(Protocol):
     @property
     def labels(self) -> Mapping[str, str]: ...
@@ -90,13 +95,14 @@ Holder = TypeVar("Holder", bound=_Labelled)
 
 
 class Postings(Generic[Holder]):
-    """Holders of labels by key and value, for the keys somebody asked about."""
+    """Holders of labels by key and value, for the keys that selectors in use require."""
 
-    __slots__ = ("_by_key", "_holders")
+    __slots__ = ("_by_key", "_holders", "_users")
 
     def __init__(self) -> None:
         self._holders: dict[Holder, None] = {}
         self._by_key: dict[str, dict[str, dict[Holder, None]]] = {}
+        self._users: dict[str, int] = {}  # how many selectors a key is listed for
 
     def add(self, holder: Holder) -> None:
         """List a holder. Its labels stay as they are while it is listed."""
@@ -116,9 +122,17 @@ class Postings(Generic[Holder]):
                 if not by_value[value]:
                     del by_value[value]
 
-    def matching(self, selector: Selector) -> list[Holder]:
-        """Return the holders that a selector matches."""
+    def use(self, selector: Selector) -> list[Holder]:
+        """Return the holders that a selector matches, and keep the key it requires listed."""
         return [holder for holder in self._candidates(selector) if selector.matches(holder.labels)]
+
+    def release(self, selector: Selector) -> None:
+        """Let go of a selector in use."""
+        key = _listed_key(selector)
+        if key is not None:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._by_key[key]
 
     def _candidates(self, selector: Selector) -> Iterable[Holder]:
         wanted = _cheapest_in(selector)
@@ -132,6 +146,7 @@ class Postings(Generic[Holder]):
         return self._holders
 
     def _of_key(self, key: str) -> dict[str, dict[Holder, None]]:
+        self._users[key] = self._users.get(key, 0) + 1
         by_value = self._by_key.get(key)
         if by_value is None:
             by_value = self._by_key[key] = {}

@@ -261,6 +261,17 @@ async def test_a_pod_that_is_gone_leaves_no_connection_for_the_next_with_its_add
     assert world.kernel.cut_ones == [world.flow(2, 3)]
 
 
+async def test_what_comes_and_goes_elsewhere_is_not_remembered(world: PolicyWorld) -> None:
+    await world.tell(*world.base(), world.pod("a", 2, app="a"))
+    for number in range(20):
+        elsewhere = manifest("Pod", f"p{number}", "x", spec={"nodeName": "n2"})
+        nobody = world.allow(f"p{number}", {"app": "nobody"})
+        await world.tell(elsewhere, nobody)
+        await world.tell(gone=[elsewhere, nobody])
+    assert not world.policy._quarantine._new
+    assert not world.policy._quarantine._good
+
+
 async def test_the_links_of_pods_are_marked_as_soon_as_they_are_there(world: PolicyWorld) -> None:
     world.kernel.links = {world.address(2): 12}
     await world.tell(*world.base(), world.pod("a", 2), world.pod("b", 3))

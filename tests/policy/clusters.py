@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -291,3 +292,32 @@ class Mirror:
             del self.ruleset.endpoints[address]
         else:
             self.ruleset.endpoints[address] = endpoint
+
+
+_BOOKKEEPING = {"compiler", "labelindex", "memberset", "selectorindex", "settable"}
+
+
+def footprint(engine: Engine) -> Counter[str]:
+    """Return how many entries an engine's collections have, by the attribute that holds them."""
+    found: Counter[str] = Counter()
+    seen = set()
+    left: list[tuple[str, object]] = [("", engine)]
+    while left:
+        place, each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, dict | list | set | tuple):
+            found[place] += 0 if isinstance(each, tuple) else len(each)  # values are shared as it happens
+            left += ((place, item) for item in each)
+            left += ((place, value) for value in (each.values() if isinstance(each, dict) else ()))
+        elif type(each).__module__.removeprefix("policy.") in _BOOKKEEPING:
+            kind = type(each)
+            names = [*getattr(each, "__dict__", ()), *(name for base in kind.__mro__ for name in _slots(base))]
+            left += ((f"{kind.__name__}.{name}", getattr(each, name)) for name in names)
+    return found
+
+
+def _slots(kind: type) -> Iterable[str]:
+    names: Iterable[str] = vars(kind).get("__slots__", ())
+    return names

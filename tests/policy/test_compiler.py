@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from inet.prefix import Family
@@ -8,6 +10,9 @@ from policy.compiler import Deleted, Engine, Update
 from policy.evaluator import Packet, evaluate
 from policy.ir import Outcome, SetKind
 from policy.objects import Pod
+from policy.policies import Policy
+from policy.selector import decode_selector
+from tests.policy.clusters import footprint
 from tests.policy.scenarios import (
     DB_IN,
     SHOP,
@@ -246,6 +251,35 @@ def test_a_policy_selector_that_grows_keeps_its_chain() -> None:
     delta = engine.flush()
     assert set(engine.ruleset.chains) == before
     assert not delta.chains_added
+
+
+def test_policies_edited_over_and_over_leave_nothing_behind() -> None:
+    assert isinstance(DB_IN, Policy)
+    engine = engine_of([*SHOP, DB_IN])
+    before = footprint(engine)
+    for n in range(20):
+        # The same rules for other reasons, other rules, and a label of its own to look for.
+        subject = {"matchExpressions": [{"key": "app", "operator": "In", "values": ["db", f"app-{n}"]}]}
+        peer = {"podSelector": {"matchExpressions": [{"key": f"key-{n}", "operator": "Exists"}]}}
+        for version in (
+            replace(DB_IN, subject=DB_IN.subject._replace(pods=decode_selector(subject, "", []))),
+            network_policy("shop/db-in", podSelector=labels(app="db"), ingress=[{"from": [peer]}]),
+            DB_IN,
+        ):
+            engine.apply(version)
+            engine.flush()
+    assert footprint(engine) == before
+
+
+def test_a_policy_that_selects_no_pod_of_this_node_any_more_keeps_no_rules() -> None:
+    engine = engine_of([*SHOP, DB_IN])
+    assert footprint(engine)["_Compiled._rules"]
+    engine.apply(Deleted("Pod", "shop", "db-0"))
+    engine.flush()
+    assert not footprint(engine)["_Compiled._rules"]
+    engine.apply(pod("shop/db-0", "10.42.1.9", "fd42:0:0:1::9", app="db"))
+    engine.flush()
+    assert not allows(engine, PROBE, DB, 5432)
 
 
 def test_what_an_address_belongs_to() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from policy.compiler import Deleted, Engine, Update
 from policy.nft import render, render_change, render_elements
 from policy.nftwalk import Table
-from tests.policy.clusters import HERE, Mirror, engine_of, frozen, key_of, remaining, updates
+from tests.policy.clusters import HERE, Mirror, engine_of, footprint, frozen, key_of, remaining, updates
 
 SEQUENCES = st.lists(st.lists(updates, max_size=6), min_size=1, max_size=8)
 
@@ -68,6 +68,21 @@ def test_taking_everything_away_again_leaves_nothing(sequence: list[Update]) -> 
     mirror.apply(engine.flush())
     assert frozen(engine.ruleset) == frozen(Engine(HERE).ruleset)
     assert not engine.flush()
+
+
+@given(SEQUENCES)
+@settings(max_examples=200, deadline=None)
+def test_whatever_it_has_seen_it_keeps_no_more_than_after_a_fresh_start(batches: list[list[Update]]) -> None:
+    engine = Engine(HERE)
+    for batch in batches:
+        for update in batch:
+            engine.apply(update)
+        engine.flush()
+    kept, needed = (
+        footprint(engine),
+        footprint(engine_of(remaining([each for batch in batches for each in batch]).values())),
+    )
+    assert {place: (count, needed[place]) for place, count in kept.items() if count > needed[place]} == {}
 
 
 @given(SEQUENCES)
