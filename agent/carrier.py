@@ -306,6 +306,10 @@ class Carrier:
         self._doubtful.clear()
         return frozenset(changed)
 
+    def has_resolved(self, address: IPAddress) -> bool:
+        """Whether anybody goes by how an address is reached."""
+        return (address, None) in self._known
+
     def forget(self, address: IPAddress, interface: str | None = None) -> None:
         """Look an address no more up in `refresh`."""
         self._known.pop((address, interface), None)

@@ -84,7 +84,8 @@ async def assemble(options: Options) -> AsyncIterator[Sequence[Run]]:
         speaker = ExaBGPSpeaker(options.run_dir)
         routing = Routing(speaker, fib, carrier, monitor)
         datastore, open_reporter = _open_source(options)
-        policy = await _open_policy(options.node, stack, table.port)
+        policy = await _open_policy(options.node, stack)
+        routing.kernel_listeners.append(policy.hear)
         drops = DropWatch(options.node, policy.engine, _open_drop_log(stack))
         settings = enter(closing(SettingsMonitor()))
         network = NodeNetwork(options.node, routing, policy, sysctls, settings.changes())
@@ -118,13 +119,13 @@ def _open_source(options: Options) -> Source:
     return open_kubernetes(options.kubeconfig, options.node, options.namespace)
 
 
-async def _open_policy(node: str, stack: contextlib.AsyncExitStack, route_port: int) -> NodePolicy:
+async def _open_policy(node: str, stack: contextlib.AsyncExitStack) -> NodePolicy:
     """Return the node's policy; where it cannot be enforced, one that says so as long as any is wanted."""
     lacking = await missing()
     if lacking:
         return NodePolicy(node, None, "; ".join(map(str, lacking)))
     try:
-        return NodePolicy(node, stack.enter_context(open_policy_kernel(route_port)))
+        return NodePolicy(node, stack.enter_context(open_policy_kernel()))
     except (LibraryError, OSError) as error:
         return NodePolicy(node, None, str(error))
 

@@ -33,6 +33,7 @@ from agent.policy_kernel import PolicyKernel
 from agent.policy_leftovers import Leftovers
 from agent.policy_quarantine import Quarantine
 from agent.policy_table import change_of, content_of, names_in
+from felix import monitor
 from felix.nft.enforcement import Change, Content, Enforcement
 from felix.nft.parts import Parts, merged
 from felix.nft.table import Refusal
@@ -257,6 +258,14 @@ class NodePolicy:
 
     # Running
 
+    def hear(self, events: Sequence[monitor.Event]) -> None:
+        """Take news of the kernel: where pods are that no runtime tells of, only their links say."""
+        if any(map(_is_about_pods, events)):
+            self._links_stale = True
+            is_told_of_all = all(map(self.attachments.has, self.engine.ruleset.endpoints))
+            if not is_told_of_all or self._leftovers.held_until is not None:
+                self.wake()
+
     def wake(self) -> None:
         """Something changed: have the worker look."""
         self._idle.clear()
@@ -278,7 +287,6 @@ class NodePolicy:
             return
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_table(self._kernel), name="table events")
-            tasks.create_task(self._follow_links(self._kernel), name="pod links")
             tasks.create_task(self._work(self._kernel, self._keeper), name="policy worker")
             tasks.create_task(self.cutter.run(self._kernel), name="denied connections")
 
@@ -286,11 +294,6 @@ class NodePolicy:
         async for event in kernel.table_events():
             log.info("policy.table_event", what=str(event))
             self._needs_sync = True
-            self.wake()
-
-    async def _follow_links(self, kernel: PolicyKernel) -> None:
-        async for _ in kernel.link_events():
-            self._links_stale = True
             self.wake()
 
     async def _work(self, kernel: PolicyKernel, keeper: Enforcement) -> None:
@@ -445,3 +448,9 @@ class NodePolicy:
             delay_s = RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S) - 1)]
             self._failures += 1
         self._retry_at = self._now() + delay_s
+
+
+def _is_about_pods(event: monitor.Event) -> bool:
+    if isinstance(event, monitor.ForeignRouteChanged):
+        return event.destination.is_host
+    return isinstance(event, monitor.LinkChanged | monitor.Overflow)

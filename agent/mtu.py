@@ -29,7 +29,7 @@ from policy.nftskeleton import POD_INTERFACE_GROUP
 
 OWNER: Final = "MSS clamping"
 LOOK_INTERVAL_S: Final = 60.0
-GATHERING_S: Final = 0.1
+GATHERING_S: Final = 1.0  # where many pods are started, each has a new link
 REST: Final = 20
 """How many times as long as a look took nobody looks again: 5 % of a core at most."""
 
@@ -78,6 +78,7 @@ class PodMtu:
         self.uplinks: Sequence[Uplink] = ()
         self.corrected = 0  # ends of pods' links that were given another MTU
         self.uncorrected: tuple[Uncorrected, ...] = ()
+        self.pod_links: frozenset[str] = frozenset()  # by name
         self.overhead = 0  # bytes that tunnels in use add at most
         self._around = around
         self._policy = policy
@@ -180,6 +181,7 @@ class PodMtu:
             return
         every = await self._kernel.devices()
         pods = [each for each in every if each.group == POD_INTERFACE_GROUP]
+        self.pod_links = frozenset(each.name for each in pods)
         others = [
             each
             for each in every

@@ -1,4 +1,4 @@
-"""The kernel as policy needs it: our table, news of it and of links, pod links to mark, connections to cut.
+"""The kernel as policy needs it: our table, news of it, pod links to mark, connections to cut.
 
 One Protocol, so that enforcement can be tested with rules in memory; `open_policy_kernel` gives the real one.
 """
@@ -6,10 +6,9 @@ One Protocol, so that enforcement can be tested with rules in memory; `open_poli
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator
 from typing import Protocol
 
-from felix import monitor
 from felix.conntrack import Conntrack, Flow
 from felix.links import addresses as local_addresses
 from felix.netlink import Failure
@@ -33,9 +32,6 @@ class PolicyKernel(Protocol):
     def table_events(self) -> AsyncIterator[TableEvent]:
         """Tell, for ever, that someone else changed the table."""
 
-    def link_events(self) -> AsyncIterator[Sequence[object]]:
-        """Tell, for ever, that pod links may be others than they were."""
-
     async def mark_pods(self, addresses: Collection[bytes]) -> Collection[bytes]:
         """Put the links of pods, by packed address, into the interface group; return those that have one.
 
@@ -56,27 +52,14 @@ class PolicyKernel(Protocol):
 
 
 class _RealPolicyKernel:
-    def __init__(
-        self,
-        table: KernelRuleTable,
-        news: TableMonitor,
-        links: monitor.Monitor,
-        groups: LinkGroups,
-        connections: Conntrack,
-    ) -> None:
+    def __init__(self, table: KernelRuleTable, news: TableMonitor, groups: LinkGroups, connections: Conntrack) -> None:
         self.table: RuleTable = table
         self._news = news
-        self._links = links
         self._groups = groups
         self._connections = connections
 
     def table_events(self) -> AsyncIterator[TableEvent]:
         return self._news.events()
-
-    async def link_events(self) -> AsyncIterator[Sequence[object]]:
-        async for events in self._links.batches():
-            if any(_is_about_pods(event) for event in events):
-                yield events
 
     async def mark_pods(self, addresses: Collection[bytes]) -> Collection[bytes]:
         links = await pod_links(addresses)
@@ -96,15 +79,9 @@ class _RealPolicyKernel:
         return await self._connections.delete(flows)
 
 
-def _is_about_pods(event: monitor.Event) -> bool:
-    if isinstance(event, monitor.ForeignRouteChanged):
-        return event.destination.is_host
-    return isinstance(event, monitor.LinkChanged | monitor.Overflow)
-
-
 @contextlib.contextmanager
-def open_policy_kernel(route_port: int) -> Iterator[PolicyKernel]:
-    """Open what policy needs of this network namespace; `route_port` is the port id of the socket of our routes.
+def open_policy_kernel() -> Iterator[PolicyKernel]:
+    """Open what policy needs of this network namespace.
 
     Raises LibraryError where libnftables is missing or too old, OSError where sockets cannot be had.
     """
@@ -112,8 +89,7 @@ def open_policy_kernel(route_port: int) -> Iterator[PolicyKernel]:
     with (
         contextlib.closing(KernelRuleTable(library)) as table,
         contextlib.closing(TableMonitor(table.port, table.writer)) as news,
-        contextlib.closing(monitor.Monitor(route_port)) as links,
         contextlib.closing(LinkGroups()) as groups,
         contextlib.closing(Conntrack()) as connections,
     ):
-        yield _RealPolicyKernel(table, news, links, groups, connections)
+        yield _RealPolicyKernel(table, news, groups, connections)

@@ -19,6 +19,7 @@ import structlog
 
 from agent import metrics
 from agent.announcing import Announcer
+from agent.attention import Attention
 from agent.carrier import Carrier
 from agent.forwarding import NOT_RESILIENT, Forwarding
 from agent.local_addresses import LocalAddresses
@@ -44,7 +45,7 @@ from felix.monitor import (
     OwnRouteChanged,
 )
 from felix.monitor import Event as KernelEvent
-from felix.resolver import Doubts, leads_on
+from felix.resolver import Doubts
 from inet.prefix import IPAddress, Prefix
 
 DECISIONS_AT_A_TIME: Final = 2000
@@ -52,9 +53,6 @@ DECISIONS_AT_A_TIME: Final = 2000
 
 RETRY_DELAYS_S: Final = (0.2, 0.5, 1, 2, 5, 10, 30)
 """Pauses between attempts to write what the kernel refused."""
-
-SETTLING_S: Final = 0.05
-"""How long news of links that no route of ours uses may gather: a pod that comes or goes makes a dozen of them."""
 
 RESYNC_INTERVAL_S: Final = 300.0
 """How often everything of ours is read back from the kernel, whatever events say."""
@@ -102,10 +100,9 @@ class Routing:
         self._failures = 0
         self._retry_at: float | None = None
         self._resync_at = now() + RESYNC_INTERVAL_S
-        self._look_at: float | None = None  # when links and foreign routes are to be looked at again
+        self._attention = Attention()  # to links and foreign routes
         self._pod_mtu: int | None = None
         self._mtu_changed = False
-        self._doubts = Doubts(everything=True)  # since addresses were looked up
         self._tunnels_changed = False
         self._carrier_changed = False
 
@@ -163,7 +160,7 @@ class Routing:
 
     def look_again(self) -> None:
         """Have links and tunnels looked at again."""
-        self._doubt_everything()
+        self._attention.doubt_everything(self._now())
         self.wake()
 
     def set_pod_mtu(self, mtu: int) -> None:
@@ -217,11 +214,11 @@ class Routing:
 
     async def _follow_kernel(self) -> None:
         async for events in self._monitor.batches():
-            for event in events:
-                self._on_kernel(event)
+            has_work = [self._hear_kernel(event) for event in events]
             for hear in self.kernel_listeners:
                 hear(events)
-            self.wake()
+            if any(has_work):
+                self.wake()
 
     async def _work(self) -> None:
         while True:
@@ -239,7 +236,7 @@ class Routing:
 
     def _next_deadline(self) -> float:
         held = self.fib.guard.held
-        deadlines = [self._resync_at, self._retry_at, self._look_at, held.until if held else None]
+        deadlines = [self._resync_at, self._retry_at, self._attention.deadline, held.until if held else None]
         deadlines.append(self._sessions.next_deadline)
         deadlines.append(self.drain.next_deadline(self._now()))
         deadlines += [self.carrier.next_deadline, self._node_paths.next_deadline, self._parting.deadline]
@@ -253,8 +250,8 @@ class Routing:
         if self.plan is not None and self._parting.deadline is not None and now >= self._parting.deadline:
             await self.configure(self._config, self.plan.node)
         self._carrier_changed |= await self.carrier.tick()
-        if self._look_at is not None and now >= self._look_at:
-            await self._follow_kernel_changes()
+        if (doubts := self._attention.take(now)) is not None:
+            await self._follow_kernel_changes(doubts)
         if self._carrier_changed:
             self._carrier_changed = False
             self.forwarding.follow_carrier(self.rib)
@@ -318,42 +315,39 @@ class Routing:
 
     # What the kernel says
 
-    def _on_kernel(self, event: KernelEvent) -> None:
+    def _hear_kernel(self, event: KernelEvent) -> bool:
+        """Note what changed; whether the worker has anything to do for it."""
         match event:
             case OwnRouteChanged():
                 self.fib.route_changed(event.destination)
             case OwnNextHopsChanged():
                 self.fib.next_hops_changed()
             case LinkChanged() | AddressChanged():
-                self._doubts.links.add(event.interface)
                 is_tunnel = self.carrier.owns(event.interface)
                 self._tunnels_changed |= is_tunnel
-                self._kernel_changed(0.0 if self.fib.link_changed(event.interface) or is_tunnel else SETTLING_S)
+                is_used = self.fib.link_changed(event.interface)
+                return self._attention.heed(event, self._now(), is_urgent=is_used or is_tunnel)
             case ForeignRouteChanged():
-                if event.destination.is_host:
-                    self._doubts.addresses.add(ip_address(event.destination.packed))
-                self._doubts.everything |= leads_on(event.destination)
-                self._kernel_changed(0.0 if leads_on(event.destination) else SETTLING_S)
+                is_urgent = self._is_way_to_somebody(event.destination)
+                return self._attention.heed(event, self._now(), is_urgent=is_urgent)
             case ForeignNextHopsChanged():
-                self._doubt_everything()
+                self._attention.doubt_everything(self._now())
             case Overflow():
                 log.warning("kernel.events_lost")
-                self._doubt_everything()
+                self._attention.doubt_everything(self._now())
                 self._resync_at = self._now()
+        return True
 
-    def _doubt_everything(self) -> None:
-        self._doubts.everything = True
-        self._kernel_changed()
+    def _is_way_to_somebody(self, destination: Prefix) -> bool:
+        """Whether a route to a single address is one to a peer or a next hop."""
+        if not destination.is_host:
+            return False
+        address = ip_address(destination.packed)
+        return address in self.peers or self.carrier.has_resolved(address)
 
-    def _kernel_changed(self, within_s: float = 0.0) -> None:
-        """Have links and foreign routes looked at again, now or in a moment."""
-        due = self._now() + within_s
-        self._look_at = due if self._look_at is None else min(self._look_at, due)
-
-    async def _follow_kernel_changes(self) -> None:
+    async def _follow_kernel_changes(self, doubts: Doubts) -> None:
         """Links, addresses or foreign routes changed: resolve again, and plan again if our own address is another."""
-        thorough, self._look_at, self._tunnels_changed = self._tunnels_changed, None, False
-        doubts, self._doubts = self._doubts, Doubts()
+        thorough, self._tunnels_changed = self._tunnels_changed, False
         await self.carrier.mend(thorough=thorough)
         await self.forwarding.follow_kernel(self.rib, doubts)
         await self.carrier.follow_kernel()

@@ -18,7 +18,7 @@ from felix.uplinks import advertised
 from inet.prefix import Family
 
 LOOK_INTERVAL_S: Final = 30.0
-GATHERING_S: Final = 0.2
+GATHERING_S: Final = 1.0  # where many pods are started, each has a new link
 
 log = structlog.get_logger("sysctl")
 
@@ -74,11 +74,13 @@ class SysctlKeeper:
         own = self._around.own
         is_known = self._around.is_synced and own is not None
         uplinks = [*(each.name for each in self._mtu.uplinks), *self._mtu.tunnels]
+        pods = self._mtu.pod_links
         nodes = len(self._around.nodes)
         has_ipv6 = own is not None and any(cidr.family is Family.IPV6 for cidr in own.pod_cidrs)
 
         def apply() -> tuple[Report, set[str]]:
-            settings: list[Setting] = list(sysctl.for_routes())
+            # A link begins with the default settings, which are right, and nothing is routed over a pod's but to it.
+            settings: list[Setting] = list(sysctl.for_routes(without=pods))
             if is_known:
                 settings += sysctl.for_pods(uplinks, advertised(), nodes, has_ipv6=has_ipv6)
             report = self._sysctls.apply(settings)

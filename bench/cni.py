@@ -1,8 +1,9 @@
 """How long a pod waits for its network: the whole ADD, and our plugin's part, which ends with policy in the kernel.
 
 The conflist is the one that the agent writes, the plugins are real, and each pod is a network namespace; only the
-container runtime around it is left out. A policy selects every pod. Beside it the same list without our plugin, which
-then lacks the wait for policy, and with IPv6 has ptp wait for duplicate address detection.
+container runtime around it is left out. A policy selects every pod. Beside it the same list without our plugin at its
+end, which then lacks the wait for policy. As many ADDs at a time as there are CPUs and more share these, so CPU time is
+told with every figure: ours is that of our plugin and of the agent.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from agent.cni.conflist import FILE_NAME, PLUGINS
-from bench import cnichain
+from bench import cnichain, processes
 from bench.cnichain import OWN, Pod
 from bench.measure import BenchError, Figures, Results, Settings
 
@@ -35,6 +36,8 @@ _ROOT: Final = Path(__file__).parents[1]
 _UPSTREAM: Final = Path("/usr/lib/cni")
 _CIDRS: Final = {"IPv4": ["10.42.0.0/24"], "IPv4 and IPv6": ["10.42.0.0/24", "fd42::/64"]}
 _PODS: Final = 100
+_AT_A_TIME: Final = (1, 2, 4, 10)
+_DELETED_AT_A_TIME: Final = 4
 _DEADLINE_S: Final = 60.0
 
 
@@ -43,7 +46,7 @@ def case_name(families: str, at_a_time: int, pods: int = _PODS) -> str:
     return f"{pods} pods, {families}, {'one by one' if at_a_time == 1 else f'{at_a_time} at a time'}"
 
 
-CASES: Final = tuple(case_name(families, at_a_time) for families in _CIDRS for at_a_time in (1, 10))
+CASES: Final = tuple(case_name(families, at_a_time) for families in _CIDRS for at_a_time in _AT_A_TIME)
 
 
 def run(settings: Settings) -> Iterator[Results]:
@@ -55,7 +58,7 @@ def run(settings: Settings) -> Iterator[Results]:
         return
     for families, cidrs in _CIDRS.items():
         with _Node(cidrs, pods) as node:
-            for at_a_time in (1, 10):
+            for at_a_time in _AT_A_TIME:
                 results = Results()
                 for subject, own in (("Tortie", True), ("without us", False)):
                     results.measure(
@@ -94,7 +97,10 @@ class _Node:
             _ip("-n", self._name, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
             for link in ("up0", "up1"):
                 _ip("-n", self._name, "link", "set", link, "up")
-            self._start_agent(stack)
+            for number in range(self._count):
+                self._add_namespace(stack, self._netns(number))
+            self._agent = self._start_agent(stack)
+            self._chain = self._start_chain(stack)
             self._stack = stack.pop_all()
         return self
 
@@ -131,7 +137,8 @@ class _Node:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [node, policy, *pods]})
         (self._directory / "manifests" / "all.json").write_text(text, encoding="utf-8")
 
-    def _start_agent(self, stack: contextlib.ExitStack) -> None:
+    def _start_agent(self, stack: contextlib.ExitStack) -> int:
+        """Start the agent and return its process id when pods can be wired."""
         log = stack.enter_context((self._directory / "agent.log").open("ab"))
         program = str(Path(sys.executable).with_name("tortie"))
         process = subprocess.Popen(
@@ -152,38 +159,69 @@ class _Node:
                 words = " ".join((self._directory / "agent.log").read_text(errors="replace").split())
                 raise BenchError(f"the agent wrote no conflist: ...{words[-300:]}")
             time.sleep(0.05)
+        return process.pid
+
+    def _start_chain(self, stack: contextlib.ExitStack) -> subprocess.Popen[str]:
+        chain = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{self._name}", sys.executable, cnichain.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        stack.enter_context(chain)
+        return chain
+
+    def _netns(self, number: int) -> str:
+        return f"{self._name}p{number}"
 
     def add_all(self, at_a_time: int, *, own: bool) -> Figures:
         """Wire all pods and take them away; return what their ADDs took."""
         self._round += 1
-        with contextlib.ExitStack() as stack:
-            pods = []
-            for number in range(self._count):
-                name = f"{self._name}p{number}"
-                self._add_namespace(stack, name)
-                pods.append(Pod(f"p{number}", f"u{number}", f"r{self._round}c{number}", f"/run/netns/{name}"))
-            job = {
-                "conflist": str(self._directory / "net.d" / FILE_NAME),
-                "bin_dir": str(self._directory / "bin"),
-                "own": own,
-                "pods": [asdict(each) for each in pods],
-                "at_a_time": at_a_time,
-            }
-            done = subprocess.run(
-                ["nsenter", f"--net=/run/netns/{self._name}", sys.executable, cnichain.__file__],
-                input=json.dumps(job).encode(),
-                capture_output=True,
-                check=False,
-            )
-        if done.returncode:
-            raise BenchError(done.stderr.decode()[-500:])
-        took = json.loads(done.stdout)
+        pods = [
+            Pod(f"p{number}", f"u{number}", f"r{self._round}c{number}", f"/run/netns/{self._netns(number)}")
+            for number in range(self._count)
+        ]
+        agent = processes.descendants(self._agent)
+        processes.until_quiet(agent)
+        before = processes.cpu_s(agent)
+        took = self._run("ADD", pods, at_a_time, own=own)
+        processes.until_quiet(agent)
+        agent_cpu = processes.cpu_s(agent) - before
+        self._run("DEL", pods, _DELETED_AT_A_TIME, own=own)
         whole = sorted(each["whole"] * 1000 for each in took)
         figures = {("whole, p50", "ms"): statistics.median(whole), WHOLE: _p99(whole)}
         if own:
             part = sorted(each["own"] * 1000 for each in took)
             figures |= {("our plugin, p50", "ms"): statistics.median(part), OWN_PART: _p99(part)}
+            figures[_cpu("our plugin")] = 1000 * statistics.mean(each["own_cpu"] for each in took)
+        figures[_cpu("agent")] = 1000 * agent_cpu / len(pods)
+        figures[_cpu("other plugins")] = 1000 * statistics.mean(each["other_cpu"] for each in took)
         return figures
+
+    def _run(self, command: str, pods: list[Pod], at_a_time: int, *, own: bool) -> list[Mapping[str, float]]:
+        conflist = json.loads((self._directory / "net.d" / FILE_NAME).read_text(encoding="utf-8"))
+        plugins = conflist["plugins"] if own else conflist["plugins"][:-1]
+        job: dict[str, Any] = {
+            "command": command,
+            "plugins": plugins,
+            "head": {"cniVersion": conflist["cniVersion"], "name": conflist["name"]},
+            "bin_dir": str(self._directory / "bin"),
+            "pods": [asdict(each) for each in pods],
+            "at_a_time": at_a_time,
+        }
+        assert self._chain.stdin is not None  # noqa: S101 - asked for
+        assert self._chain.stdout is not None  # noqa: S101 - asked for
+        self._chain.stdin.write(json.dumps(job) + "\n")
+        self._chain.stdin.flush()
+        line = self._chain.stdout.readline()
+        if not line:
+            raise BenchError(f"{command} failed: the plugin's words are above")
+        took: list[Mapping[str, float]] = json.loads(line)
+        return took
+
+
+def _cpu(of: str) -> tuple[str, str]:
+    return f"CPU of {of}, for each ADD", "ms"
 
 
 def _p99(values: list[float]) -> float:

@@ -215,7 +215,7 @@ class _Agent:
 
 @contextlib.asynccontextmanager
 async def _agent(shape: Shape) -> AsyncIterator[_Agent]:
-    with open_policy_kernel(route_port=1) as kernel:
+    with open_policy_kernel() as kernel:
         policy = NodePolicy(NODE, kernel)
         task = asyncio.create_task(policy.run())
         agent = _Agent(policy)

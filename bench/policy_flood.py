@@ -140,7 +140,7 @@ class _Stream:
 
 
 async def _change_under(net: Network, family: Family, changes: int) -> Figures:
-    with open_policy_kernel(route_port=1) as kernel, contextlib.ExitStack() as stack:
+    with open_policy_kernel() as kernel, contextlib.ExitStack() as stack:
         policy = NodePolicy("n1", kernel)
         task = asyncio.create_task(policy.run())
         await _tell(policy, *_cluster(), _policy("p0", 0), _policy("p1", 1))

@@ -21,6 +21,7 @@ _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, sco
 
 _IFLA_IFNAME: Final = 3
 _IFLA_MTU: Final = 4
+_IFLA_GROUP: Final = 27
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 
@@ -35,6 +36,7 @@ class Link(NamedTuple):
     name: str
     is_up: bool
     mtu: int = 0
+    group: int = 0
 
 
 class LocalAddress(NamedTuple):
@@ -49,15 +51,16 @@ def parse_link(data: bytes, start: int, end: int) -> Link | None:
     family, _, _, index, flags, _ = _IFINFOMSG.unpack_from(data, start)
     if family:
         return None
-    name, mtu = "", 0
+    name, mtu, group = "", 0, 0
     for kind, payload in attributes(data, start + _IFINFOMSG.size, end):
         if kind == _IFLA_IFNAME:
             name = payload.rstrip(b"\0").decode(errors="replace")
         elif kind == _IFLA_MTU:
             (mtu,) = U32.unpack(payload)
-        if name and mtu:
+        elif kind == _IFLA_GROUP:  # the last of them in every message of the kernel's
+            (group,) = U32.unpack(payload)
             break
-    return Link(index, name, bool(flags & _IFF_UP and flags & _IFF_LOWER_UP), mtu)
+    return Link(index, name, bool(flags & _IFF_UP and flags & _IFF_LOWER_UP), mtu, group)
 
 
 def parse_address(data: bytes, start: int, end: int) -> LocalAddress | None:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from felix import nexthops, routemessages
@@ -43,6 +43,8 @@ class LinkChanged:
     interface: int  # ifindex
     name: str
     is_up: bool
+    group: int = field(default=0, compare=False)
+    is_new: bool = field(default=False, compare=False)  # it appeared just now
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class AddressChanged:
     """An address was added to a link, changed or removed."""
 
     interface: int
+    group: int = field(default=0, compare=False)  # of the link
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class ForeignRouteChanged:
     """A route of someone else changed: next hops may be reached in another way."""
 
     destination: Prefix
+    interface: int = field(default=0, compare=False)  # where it leads; 0: nowhere, or over several links
+    group: int = field(default=0, compare=False)  # of that link
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,45 +169,51 @@ class Monitor:
             for data in piece:
                 for news in messages(data):
                     if news.kind in (NEWLINK, DELLINK):
-                        changed_links |= self._read_link(data, news)
+                        self._read_link(data, news, changed_links)
                     else:
-                        events.update(dict.fromkeys(_read(data, news)))
+                        events.update(dict.fromkeys(self._read_other(data, news)))
         return [*changed_links.values(), *events]
 
-    def _read_link(self, data: bytes, news: Message) -> dict[int, LinkChanged]:
+    def _read_link(self, data: bytes, news: Message, changed: dict[int, LinkChanged]) -> None:
+        """Add what a notification says of a link to what is told of links."""
         link = parse_link(data, news.start, news.end)
         if link is None:
-            return {}
-        known = self._links.get(link.interface)
+            return
+        known, told = self._links.get(link.interface), changed.get(link.interface)
+        is_new = told.is_new if told else known is None
         if news.kind == DELLINK:
-            link = link._replace(is_up=False)
+            link, is_new = link._replace(is_up=False), False
             self._links.pop(link.interface, None)
         elif link == known:
-            return {}
+            return
         else:
             self._links[link.interface] = link
-        return {link.interface: _told(link)}
+        changed[link.interface] = _told(link, is_new=is_new)
+
+    def _read_other(self, data: bytes, news: Message) -> Iterator[Event]:
+        """Say what a notification means, other than of links."""
+        if news.kind in (NEWADDR, DELADDR):
+            interface = interface_of_address(data, news.start)
+            yield AddressChanged(interface, self._group_of(interface))
+        elif news.kind in (NEWNEXTHOP, DELNEXTHOP):
+            found = nexthops.parse(data, news.start, news.end)
+            yield OwnNextHopsChanged() if found.protocol == PROTOCOL else ForeignNextHopsChanged()
+        elif news.kind in (NEWROUTE, DELROUTE):
+            yield from self._read_route(routemessages.parse(data, news.start, news.end))
+
+    def _read_route(self, route: KernelRoute) -> Iterator[Event]:
+        if route.table == _LOCAL_TABLE or route.kind in _ADDRESS_KINDS or route.flags & CLONED:
+            return
+        if route.table == MAIN_TABLE and route.metric == METRIC:  # a replacement is not announced as a deletion
+            yield OwnRouteChanged(route.destination)
+        if route.protocol != PROTOCOL:
+            interface = route.hops[0].interface if len(route.hops) == 1 else 0
+            yield ForeignRouteChanged(route.destination, interface, self._group_of(interface))
+
+    def _group_of(self, interface: int) -> int:
+        known = self._links.get(interface)
+        return known.group if known else 0
 
 
-def _told(link: Link) -> LinkChanged:
-    return LinkChanged(link.interface, link.name, link.is_up)
-
-
-def _read(data: bytes, news: Message) -> Iterator[Event]:
-    """Say what a notification means, other than of links."""
-    if news.kind in (NEWADDR, DELADDR):
-        yield AddressChanged(interface_of_address(data, news.start))
-    elif news.kind in (NEWNEXTHOP, DELNEXTHOP):
-        found = nexthops.parse(data, news.start, news.end)
-        yield OwnNextHopsChanged() if found.protocol == PROTOCOL else ForeignNextHopsChanged()
-    elif news.kind in (NEWROUTE, DELROUTE):
-        yield from _read_route(routemessages.parse(data, news.start, news.end))
-
-
-def _read_route(route: KernelRoute) -> Iterator[Event]:
-    if route.table == _LOCAL_TABLE or route.kind in _ADDRESS_KINDS or route.flags & CLONED:
-        return
-    if route.table == MAIN_TABLE and route.metric == METRIC:  # anyone's: a replacement is not announced as a deletion
-        yield OwnRouteChanged(route.destination)
-    if route.protocol != PROTOCOL:
-        yield ForeignRouteChanged(route.destination)
+def _told(link: Link, *, is_new: bool = False) -> LinkChanged:
+    return LinkChanged(link.interface, link.name, link.is_up, link.group, is_new)

@@ -5,6 +5,7 @@ It tells of a few settings and not of others, so this is a reason to look, and n
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Final
@@ -15,6 +16,7 @@ _ADD_MEMBERSHIP: Final = 1
 _GROUPS: Final = (24, 25)  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF
 _RECEIVE_BUFFER: Final = 256 * 1024
 _RECEIVE_BYTES: Final = 64 * 1024
+_GATHERING_S: Final = 0.05  # a new link makes half a dozen of them
 
 
 class SettingsMonitor:
@@ -34,6 +36,7 @@ class SettingsMonitor:
         """Yield whenever something was changed, by whomever; what comes in together, once."""
         while True:
             await readable(self._socket)
+            await asyncio.sleep(_GATHERING_S)
             with contextlib.suppress(OSError):  # empty, or news was lost: a reason to look all the same
                 while True:
                     self._socket.recv(_RECEIVE_BYTES)

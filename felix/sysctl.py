@@ -72,14 +72,17 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)  # name -> why it is not as it should be
 
 
-def for_routes(root: Path = PROC_SYS) -> Iterator[Setting]:
-    """Yield the settings that routes need, for every link there is."""
+def for_routes(root: Path = PROC_SYS, *, without: Collection[str] = ()) -> Iterator[Setting]:
+    """Yield the settings that routes need, for every link there is but those `without` which, by name, it goes."""
+    net = root / "net"
     for pattern, wanted in _FOR_ROUTES:
-        if "*" not in pattern:
+        before, star, after = pattern.partition("*")
+        if not star:
             yield Setting(pattern, wanted)
         else:
-            net = root / "net"
-            yield from (Setting(str(path.relative_to(net)), wanted) for path in sorted(net.glob(pattern)))
+            links = sorted(each.name for each in (net / before).glob("*") if each.name not in without)
+            paths = (f"{before}{link}{after}" for link in links)
+            yield from (Setting(path, wanted) for path in paths if (net / path).exists())
 
 
 def for_pods(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -40,16 +40,10 @@ class FakePolicyKernel:
         self.own: set[bytes] = set()
         self.counted: dict[str, list[RuleCount]] = {}
         self._table_news: asyncio.Queue[Event] = asyncio.Queue()
-        self._link_news: asyncio.Queue[None] = asyncio.Queue()
 
     async def table_events(self) -> AsyncIterator[Event]:
         while True:
             yield await self._table_news.get()
-
-    async def link_events(self) -> AsyncIterator[Sequence[object]]:
-        while True:
-            await self._link_news.get()
-            yield []
 
     async def mark_pods(self, addresses: Collection[bytes]) -> Collection[bytes]:
         found = {address: self.links[address] for address in addresses if address in self.links}
@@ -73,9 +67,6 @@ class FakePolicyKernel:
     def flush_ruleset(self) -> None:
         self.table.flush()
         self._table_news.put_nowait(TableChanged("nft", 1))
-
-    def change_links(self) -> None:
-        self._link_news.put_nowait(None)
 
 
 class PolicyWorld:

@@ -66,7 +66,7 @@ class RealNode:
 async def enforcing(pods: PodNode, kernel: PolicyKernel | None = None) -> AsyncIterator[RealNode]:
     """Enforce policy on a node whose namespace this thread is in, until the end of the block."""
     with contextlib.ExitStack() as stack:
-        policy = NodePolicy("n1", kernel or stack.enter_context(open_policy_kernel(route_port=1)))
+        policy = NodePolicy("n1", kernel or stack.enter_context(open_policy_kernel()))
         task = asyncio.create_task(policy.run())
         try:
             yield RealNode(pods, policy)

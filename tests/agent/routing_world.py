@@ -9,8 +9,9 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
+from agent.attention import SETTLING_S
 from agent.carrier import Carrier
-from agent.routing import SETTLING_S, Routing
+from agent.routing import Routing
 from bgp.config import BgpConfig, Node, Peering
 from bgp.path import AsPath, Attributes, NextHopKey
 from bgp.speaker import EndOfRib, GracefulRestartOffer, SessionUp, Update
@@ -130,7 +131,7 @@ class World:
             for _ in range(20):  # turns of the loop: as many as it takes from a queue to a handler
                 await asyncio.sleep(0)
             await asyncio.wait_for(self.routing.settled(), 10)
-            if self.routing._look_at is not None:  # news of the kernel gathers for a moment
+            if self.routing._attention.deadline is not None:  # news of the kernel gathers for a moment
                 self.time += SETTLING_S
                 self.routing.wake()
 

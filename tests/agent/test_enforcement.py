@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent.cni.attachments import Attachment, Slot
 from agent.datastore import Batch as Objects
 from agent.enforcement import NodePolicy
 from agent.policy_table import content_of
+from felix.monitor import LinkChanged
 from felix.nft.counters import RuleCount
 from felix.nft.elements import PLAIN
 from felix.nft.enforcement import Content, SetContent
@@ -277,9 +279,23 @@ async def test_the_links_of_pods_are_marked_as_soon_as_they_are_there(world: Pol
     await world.tell(*world.base(), world.pod("a", 2), world.pod("b", 3))
     assert (world.kernel.marked, world.policy.unlinked) == ({12}, 1)
     world.kernel.links[world.address(3)] = 13
-    world.kernel.change_links()
+    world.policy.hear([LinkChanged(13, "veth13", is_up=True)])
     await world.settle()
     assert (world.kernel.marked, world.policy.unlinked) == ({12, 13}, 0)
+
+
+async def test_news_of_links_is_no_work_where_the_runtime_tells_of_every_pod(world: PolicyWorld) -> None:
+    await world.tell(*world.base(), world.pod("a", 2))
+    world.policy.attach(Attachment(Slot("c1", "eth0"), "x/a", "", (world.address(2),), 12))
+    await world.settle()
+    rounds = world.policy._rounds
+    world.policy.hear([LinkChanged(13, "veth13", is_up=True)])
+    await world.settle()
+    assert world.policy._rounds == rounds
+    await world.tell(world.pod("b", 3))
+    world.policy.hear([LinkChanged(13, "veth13", is_up=True)])
+    await world.settle()
+    assert world.policy._rounds == rounds + 2
 
 
 async def test_the_node_object_s_last_version_stays_in_force(world: PolicyWorld) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.objects.kinds import Keyed
+from felix.monitor import LinkChanged
 from inet.prefix import Family
 from tests.agent.policy_world import PolicyWorld, enforcing
 
@@ -78,7 +79,7 @@ async def test_pods_that_die_while_they_are_held_are_let_go(restarted: PolicyWor
     async with enforcing(restarted) as world:
         await tell_few(world)
         world.kernel.links = {world.address(number): number for number in (2, 3)}
-        world.kernel.change_links()
+        world.policy.hear([LinkChanged(13, "veth13", is_up=True)])
         await world.settle()
         assert world.verdict("to", 9) is None
         assert world.policy.is_in_kernel

@@ -4,10 +4,11 @@ import pytest
 
 from agent.routing import RESYNC_INTERVAL_S
 from bgp.speaker import EndOfRib, Update
-from felix.monitor import ForeignRouteChanged, LinkChanged, Overflow, OwnRouteChanged
-from felix.resolver import Resolution
+from felix.monitor import AddressChanged, ForeignRouteChanged, LinkChanged, Overflow, OwnRouteChanged
+from felix.resolver import Doubts, Resolution, Target
 from felix.routetable import BLACKHOLE, PutRoute
 from inet.prefix import Family, Prefix
+from policy.nftskeleton import POD_INTERFACE_GROUP
 from tests.agent.routing_world import World
 
 
@@ -85,6 +86,35 @@ async def test_a_next_hop_that_cannot_be_reached_is_not_used_until_it_can(world:
     world.monitor.tell(ForeignRouteChanged(Prefix.of_host(world.host(11))))
     await world.settle()
     assert world.kernel() == {world.cidr(2): (world.hop(11),)}
+
+
+async def test_a_pods_link_is_no_reason_to_look_unless_it_leads_to_a_next_hop(world: World) -> None:
+    await world.with_routers(11)
+    await world.up(11)
+    await world.hear(11, [world.cidr(2)], path=[65100, 65002])
+    looks = count_looks(world)
+    world.monitor.tell(LinkChanged(9, "veth9", is_up=True, is_new=True), AddressChanged(9))
+    world.monitor.tell(LinkChanged(9, "veth9", is_up=True, group=POD_INTERFACE_GROUP))
+    world.monitor.tell(ForeignRouteChanged(Prefix.of_host(world.host(77)), 9, POD_INTERFACE_GROUP))
+    await world.settle()
+    await world.pass_time(5)
+    assert looks == []
+    world.monitor.tell(ForeignRouteChanged(Prefix.of_host(world.host(11)), 9, POD_INTERFACE_GROUP))
+    await world.settle()
+    assert len(looks) == 1
+
+
+def count_looks(world: World) -> list[object]:
+    """Return a list that grows whenever all next hops are looked up again."""
+    looks: list[object] = []
+    refresh = world.resolver.refresh
+
+    async def counted(doubts: Doubts) -> dict[Target, Resolution]:
+        looks.append(None)
+        return await refresh(doubts)
+
+    world.resolver.refresh = counted  # type: ignore[method-assign]  # to hear of it
+    return looks
 
 
 async def test_when_a_link_dies_the_other_hop_is_left_and_comes_back_with_it(world: World) -> None:

@@ -113,6 +113,41 @@ async def test_another_mtu_of_a_link_is_told(listener: Listener, node: Node) -> 
     assert LinkChanged(10, "a0", is_up=True) in await listener.until_mark(node, 2)
 
 
+def told_of(heard: list[Event], name: str) -> LinkChanged:
+    return next(event for event in heard if isinstance(event, LinkChanged) and event.name == name)
+
+
+async def test_a_link_is_new_once_however_much_happens_to_it_meanwhile(listener: Listener, node: Node) -> None:
+    node.ip("link add v0 index 77 group 97 type veth peer name v1")
+    node.ip("link set v0 up")
+    node.ip("link set v0 mtu 1400")
+    link = told_of(await listener.until_mark(node, 2), "v0")
+    assert (link.is_new, link.group) == (True, 97)
+    node.ip("link set v0 mtu 1300")
+    assert not told_of(await listener.until_mark(node, 3), "v0").is_new
+    node.ip("link del v0")
+    link = told_of(await listener.until_mark(node, 4), "v0")
+    assert (link.is_new, link.group) == (False, 97)
+
+
+async def test_addresses_and_routes_are_told_with_the_group_of_their_link(
+    listener: Listener, node: Node, family: Family
+) -> None:
+    host = "10.9.9.9/32" if family is Family.IPV4 else "fd99::9/128"
+    node.ip("link set a1 group 97")
+    await listener.until_mark(node, 2)
+    node.ip(f"addr add {host} dev a1")
+    await listener.until_heard(AddressChanged(11))
+    node.ip(f"{VERSION[family]} route add {DESTINATION[family]} dev a1")
+    heard = await listener.until_mark(node, 3)
+    (route,) = [each for each in heard if each == ForeignRouteChanged(DESTINATION[family])]
+    assert isinstance(route, ForeignRouteChanged)
+    assert (route.interface, route.group) == (11, 97)
+    node.ip(f"addr del {host} dev a1")
+    heard = await listener.until_mark(node, 4)
+    assert [each.group for each in heard if isinstance(each, AddressChanged)] == [97]
+
+
 async def test_what_matters_neither_to_routes_nor_to_mtu_is_not_told(listener: Listener, node: Node) -> None:
     node.ip("link set a0 txqueuelen 7")
     heard = await listener.until_mark(node, 2)

@@ -55,6 +55,14 @@ def test_what_is_not_right_is_set_and_told_with_its_former_value(root: Path) -> 
     assert (root / "net/ipv4/nexthop_compat_mode").read_text(encoding="ascii") == "0"
 
 
+def test_links_that_are_left_out_are_not_looked_at(root: Path) -> None:
+    put(root, **{f"ipv4__conf__veth1__{CONF}": "0"})
+    names = {each.name for each in for_routes(root, without={"veth1"})}
+    assert f"net.ipv4.conf.veth1.{CONF}" not in names
+    assert f"net.ipv4.conf.eth0/100.{CONF}" in names
+    assert f"net.ipv4.conf.veth1.{CONF}" in {each.name for each in for_routes(root)}
+
+
 def test_what_is_right_is_left_alone(root: Path) -> None:
     prepare_for_routes(root)
     assert prepare_for_routes(root) == Report()
