@@ -63,6 +63,7 @@ def tunnels(routing: Routing) -> TunnelReport:
         destinations=sum(1 for _ in _tunnelled(routing)),
         overhead={family.label: overhead[family] for family in Family},
         repaired=carrier.repaired,
+        vnis=list(carrier.vnis),
         problems=[f"{name}: {problem}" for name, problem in sorted(carrier.problems.items())],
     )
 

@@ -73,6 +73,7 @@ class Carrier:
         self._doubtful: set[IPAddress] = set()  # which may be reached in another way since the last look
         self._known: dict[Target, Resolution] = {}
         self._without_way: set[Target] = set()
+        self._vnis: dict[int, float] = {}  # that packets may bear, until when
         self._far_ends: dict[bytes, tuple[bytes, float]] = {}  # gateway -> hardware address, until when
 
     # What is wanted
@@ -117,7 +118,6 @@ class Carrier:
         before, now = self._carried, self._switchover.in_force
         facts = (
             [self._source(family) for family in Family],
-            self._config.vxlan_vni,
             [self._tunnels.interface(kind) for kind in Kind],
         )
         if facts != self._facts:
@@ -158,6 +158,7 @@ class Carrier:
         if paths != self.node_paths:
             self.node_paths = paths
         await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
+        self._note_vnis()
         problems = dict(self._tunnels.problems)
         await self._tunnels.want(self._devices(), self._neighbours())
         for kind, problem in self._tunnels.problems.items():
@@ -171,6 +172,13 @@ class Carrier:
         except OSError as error:
             log.warning("kernel.unreadable", reason=str(error))
             return self._own_addresses
+
+    def _note_vnis(self) -> None:
+        """Note which VNIs packets may bear: those of tunnels, and for a while those that were."""
+        now = self._now()
+        for tunnels in (self._switchover.in_force, self._switchover.tunnels):
+            self._vnis |= {each.vni: now + RETIRE_DELAY_S for each in tunnels.values() if each.vni}
+        self._vnis = {vni: until for vni, until in self._vnis.items() if until > now}
 
     def _neighbours(self) -> dict[bytes, bytes]:
         """Return the far ends of VXLAN, and for a while those that were: routes leave them after this."""
@@ -198,6 +206,7 @@ class Carrier:
                 tuple((family, link_mtu - OVERHEAD[_type(kind), family]) for family in families),
                 port=self._config.vxlan_port if kind is Kind.VXLAN else 0,
                 mac=hardware_address(self._node.name) if kind is Kind.VXLAN else b"",
+                vnis=tuple(sorted(self._vnis)) if kind is Kind.VXLAN else (),
                 addresses=tuple(first.packed for first in firsts if first is not None and not first.is_host),
             )
 
@@ -248,6 +257,11 @@ class Carrier:
         """Why a device is not there, by its name."""
         found = {DEVICES[kind]: problem for kind, problem in self._tunnels.problems.items()}
         return found | ({"blackholes": self._backstops.problem} if self._backstops.problem else {})
+
+    @property
+    def vnis(self) -> tuple[int, ...]:
+        """The VNIs that packets in tunnels may bear; none where the kernel takes any."""
+        return self._tunnels.vnis
 
     @property
     def repaired(self) -> int:
@@ -335,7 +349,7 @@ class Carrier:
             return Resolution((), is_on_link=False, reason=f"it needs a tunnel: {reason}")
         outer = Outer(address.packed, self._source(family_of(address)))
         if kind is Kind.VXLAN:  # Ethernet: the other node is found by its hardware address, as a neighbour
-            outer = outer._replace(vni=self._config.vxlan_vni)
+            outer = outer._replace(vni=tunnel.vni)
             hop = NextHop(_gateway(address, tunnel), device, onlink=True, outer=outer)
         else:
             hop = NextHop(b"", device, outer=outer)

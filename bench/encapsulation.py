@@ -188,7 +188,7 @@ def _gateway(number: int, family: Family) -> bytes:
 
 def _device(name: str, *own: bytes) -> Device:
     sizes = tuple((family, 1500 - OVERHEAD[TunnelType.VXLAN, family]) for family in Family)
-    return Device(Kind.VXLAN, sizes, port=PORT, mac=hardware_address(name), addresses=own)
+    return Device(Kind.VXLAN, sizes, port=PORT, mac=hardware_address(name), vnis=(VNI,), addresses=own)
 
 
 async def _build_entries(count: int) -> dict[str, float]:

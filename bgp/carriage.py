@@ -52,6 +52,7 @@ class Tunnel(NamedTuple):
     node: str
     type: TunnelType
     mode: EncapsulationMode
+    vni: int = 0  # of VXLAN
 
 
 class How(enum.Enum):
@@ -93,7 +94,8 @@ def settle_tunnels(config: BgpConfig, node: Node, ownership: Ownership) -> dict[
                 continue
             wish = _stricter(config.encapsulation_of(node.name, family), config.encapsulation_of(name, family))
             if wish.mode is not EncapsulationMode.NEVER:
-                found[address] = Tunnel(name, wish.type, wish.mode)
+                vni = config.vxlan_vni if wish.type is TunnelType.VXLAN else 0
+                found[address] = Tunnel(name, wish.type, wish.mode, vni)
     return found
 
 

@@ -29,6 +29,11 @@ class Medium(NamedTuple):
         return f"{self.type.value} {self.family.label}"
 
 
+def _what(address: IPAddress, tunnel: Tunnel) -> object:
+    """Return what the other end has to have heard of."""
+    return tunnel.node, tunnel.type, tunnel.vni, family_of(address)
+
+
 class Switchover:
     """Which tunnels are in force, and which kinds and far ends have to be understood besides."""
 
@@ -43,10 +48,10 @@ class Switchover:
 
     def want(self, wanted: Mapping[IPAddress, Tunnel], nodes: Collection[str], now: float) -> None:
         """Say which tunnels there should be from now on; `nodes` are all there are, of the tunnels and others."""
-        proven = {(tunnel.node, tunnel.type, family_of(address)) for address, tunnel in self.in_force.items()}
+        proven = {_what(address, tunnel) for address, tunnel in self.in_force.items()}
         in_force: dict[IPAddress, Tunnel] = {}
         for address, tunnel in wanted.items():
-            is_held = tunnel.node in self._nodes and (tunnel.node, tunnel.type, family_of(address)) not in proven
+            is_held = tunnel.node in self._nodes and _what(address, tunnel) not in proven
             chosen = self.in_force.get(address) if is_held else tunnel
             if chosen is not None:
                 in_force[address] = chosen

@@ -123,8 +123,8 @@ def test_the_stricter_of_two_wishes_counts_and_of_equals_the_first() -> None:
     }
     found = tunnels(config(encapsulation_overrides=overrides))
     assert found == {
-        address(2, Family.IPV4): Tunnel("n2", TunnelType.VXLAN, ALWAYS),
-        address(3, Family.IPV4): Tunnel("n3", TunnelType.VXLAN, FALLBACK),
+        address(2, Family.IPV4): Tunnel("n2", TunnelType.VXLAN, ALWAYS, 4096),
+        address(3, Family.IPV4): Tunnel("n3", TunnelType.VXLAN, FALLBACK, 4096),
     }
 
 
