@@ -29,10 +29,10 @@ def open_directory(path: Path) -> Source:
 def open_kubernetes(kubeconfig: Path | None, node: str, namespace: str) -> Source:
     """Return the API server of a kubeconfig, or with none of the pod."""
     # Only where it is used: with manifests an agent needs none of the client library.
-    from agent.datastore.kubernetes.datastore import KubernetesDatastore  # noqa: PLC0415
-    from agent.kubernetes.access import Access  # noqa: PLC0415
-    from agent.kubernetes.client import Client  # noqa: PLC0415
-    from agent.kubernetes.reporter import Reporter  # noqa: PLC0415
+    from agent.datastore.kubernetes.datastore import KubernetesDatastore  # noqa: PLC0415 - as said
+    from agent.kubernetes.access import Access  # noqa: PLC0415 - as said
+    from agent.kubernetes.client import Client  # noqa: PLC0415 - as said
+    from agent.kubernetes.reporter import Reporter  # noqa: PLC0415 - as said
 
     client = Client(Access(kubeconfig))
     datastore = KubernetesDatastore(client, node, namespace)

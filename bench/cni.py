@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -65,7 +66,7 @@ def run(settings: Settings) -> Iterator[Results]:
                         case_name(families, at_a_time, pods),
                         subject,
                         settings.rounds,
-                        lambda node=node, at_a_time=at_a_time, own=own: node.add_all(at_a_time, own=own),  # type: ignore[misc]
+                        partial(node.add_all, at_a_time, own=own),
                     )
                 yield results
 

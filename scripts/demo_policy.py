@@ -66,7 +66,8 @@ async def show_policy(lab: Lab, *, say: Callable[[str], None], verdict: Verdict,
                 verdict(await _reaches(lab, "a2"), "a2 is allowed: a new connection, IPv4 and IPv6")
                 verdict(await _is_kept_out(lab, "a1"), "a1 is denied: no new connection, IPv4 or IPv6")
                 lasted = max(await asyncio.wait_for(cuts, 5))
-                verdict(True, f"a1's established connections are cut, {lasted:.2f} s after the file was written")  # noqa: FBT003
+                text = f"a1's established connections are cut, {lasted:.2f} s after the file was written"
+                verdict(is_good=True, text=text)
                 verdict(all(each.returncode is None for each in kept), "a2's go on")
                 await tortie(lab, "n3", "policy", "explain", "a1", "b1", f"{PORT}/TCP")
                 await tortie(lab, "n3", "drops")
@@ -74,7 +75,7 @@ async def show_policy(lab: Lab, *, say: Callable[[str], None], verdict: Verdict,
                 cuts.cancel()
                 manifest.unlink()
         await eventually(lambda: _reaches(lab, "a1"), what="the policy gone")
-        verdict(True, "without the policy a1 is allowed again")  # noqa: FBT003
+        verdict(is_good=True, text="without the policy a1 is allowed again")
 
 
 async def _lasted(process: asyncio.subprocess.Process) -> float:

@@ -58,7 +58,7 @@ async def test_a_drop_is_told_with_pods_and_policy(world: PolicyWorld) -> None:
     told = watch(world, Drops(Counter({drop(world, 2, 3): 41}), 0))
     await told.run()
     (report,) = told.recent
-    assert line(report) == "12:00:01  n1  x/a → x/b:80 TCP  ingress  NetworkPolicy x/p  no rule matched  ×41"  # noqa: RUF001
+    assert line(report) == "12:00:01  n1  x/a → x/b:80 TCP  ingress  NetworkPolicy x/p  no rule matched  ×41"  # noqa: RUF001 - so it is printed
 
 
 async def test_somebody_unknown_is_told_by_address(world: PolicyWorld) -> None:
@@ -77,7 +77,7 @@ async def test_what_no_policy_denied_is_told_with_its_reason_and_the_link_it_cam
     await told.run()
     (report,) = told.recent
     assert (report.reason, report.direction, report.policy, report.interface) == (reason, "", "", "lo")
-    assert line(report) == f"12:00:01  n1  {world.text(99)} → x/b:80 TCP  {NO_POLICYS_DOING[reason]}  on lo  ×3"  # noqa: RUF001
+    assert line(report) == f"12:00:01  n1  {world.text(99)} → x/b:80 TCP  {NO_POLICYS_DOING[reason]}  on lo  ×3"  # noqa: RUF001 - so it is
     assert counted._value.get() - before == 3
 
 

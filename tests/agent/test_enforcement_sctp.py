@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,8 +96,8 @@ async def heartbeats(pods: PodNode, host: int | None) -> None:
     """Wait until both ends have sent several."""
     before = {place: control_chunks(pods, place) for place in (CLIENT, host)}
     for place, count in before.items():
-        wanted = count + SEVERAL
-        await eventually(lambda: control_chunks(pods, place) >= wanted, within_s=30, what="heartbeats")  # noqa: B023
+        look = partial(control_chunks, pods, place)
+        await eventually(look, partial(operator.le, count + SEVERAL), within_s=30, what="heartbeats")
 
 
 NOT_TO_NODES = {"action": "Deny", "to": [{"nodes": {}}]}

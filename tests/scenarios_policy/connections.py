@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from agent.lab.lab import Lab
 from felix.namespaces import entered
@@ -76,7 +76,9 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def connected(lab: Lab, family: Family, source: str, destination: str, server: socket.socket):  # noqa: ANN201
+async def connected(
+    lab: Lab, family: Family, source: str, destination: str, server: socket.socket
+) -> AsyncIterator[Connection]:
     """Connect a pod to another that listens."""
     loop = asyncio.get_running_loop()
     with _open(lab, source, family) as client:
@@ -98,7 +100,7 @@ class Knocking:
 
 
 @contextlib.asynccontextmanager
-async def knocking(lab: Lab, source: str, destination: str):  # noqa: ANN201
+async def knocking(lab: Lab, source: str, destination: str) -> AsyncIterator[Knocking]:
     """Let a pod try all the while, in both families, without waiting for answers."""
     count = Knocking()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.client import RefusedError, UnreachableError, ask
 from agent.lab.lab import Lab, LabError
 from agent.lab.wait import eventually
 from agent.report import StatusReport
@@ -56,7 +57,6 @@ async def nft_events(lab: Lab, node: str) -> AsyncIterator[list[str]]:
 
 async def ready(lab: Lab, node: str) -> None:
     """Wait until an agent says that its policy is in the kernel."""
-    from agent.cli.client import RefusedError, UnreachableError, ask  # noqa: PLC0415
 
     def look() -> bool:
         with contextlib.suppress(UnreachableError, RefusedError):

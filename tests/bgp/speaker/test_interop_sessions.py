@@ -138,7 +138,10 @@ async def test_a_peer_that_shuts_down_is_heard_with_its_notification(
     await listener.until(SessionUp)
     bird.ask("disable", "node", '"cable work"')
     # An attempt that lost against the other side's (RFC 4271 section 6.8) may have failed before.
-    ended = lambda: [down for down in listener.of(SessionDown) if down.was_established]  # noqa: E731
+
+    def ended() -> list[SessionDown]:
+        return [down for down in listener.of(SessionDown) if down.was_established]
+
     await until(ended, "the session ended")
     assert ended()[0] == SessionDown(
         bird.v4, 'cease: administrative shutdown (sent by the peer): "cable work"', notification=(6, 2)
