@@ -40,8 +40,3 @@ class Peer:
         if self.established is not None:
             return ""
         return self.planned.hindrance or self.last_error or "connecting"
-
-    @property
-    def keeps_routes(self) -> bool:
-        """Whether routes of a lost session are being kept."""
-        return self.established is None and self.retention.next_deadline() is not None

@@ -13,7 +13,6 @@ from inet.prefix import Family
 
 GETLINK: Final = 18
 DELADDR: Final = 21
-GETADDR: Final = 22
 _NEWNEIGH: Final = 28
 _DELNEIGH: Final = 29
 _GETNEIGH: Final = 30

@@ -53,8 +53,3 @@ class LabelSelector(Model):
         default_factory=dict, max_length=64, description="Labels that must have exactly these values."
     )
     match_expressions: tuple[Requirement, ...] = Field(default=(), description="Further conditions.")
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether it chooses whatever there is."""
-        return not self.match_labels and not self.match_expressions

@@ -54,8 +54,3 @@ class Secret(KubernetesObject):
     def passwords(self) -> dict[str, Password]:
         """Every value that is text, by key."""
         return {key: value for key, value in (self.data | self.string_data).items() if value is not None}
-
-    @property
-    def binary_keys(self) -> frozenset[str]:
-        """Keys whose value is not text."""
-        return frozenset((self.data | self.string_data).keys() - self.passwords.keys())

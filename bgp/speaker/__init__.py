@@ -59,7 +59,6 @@ class Session:
     graceful_restart_time_s: int | None = 120  # None: the capability is not offered
     ttl: int | None = None  # of packets we send; None: 1 for eBGP, the system's for iBGP
     minimum_ttl: int | None = None  # of packets we take (GTSM, RFC 5082)
-    is_passive: bool = False  # only accept, never connect
     interface: str | None = None  # of a link-local peer
     origin: str = ""  # the object that asked for it, for messages: BGPPeer/tor-1, mesh/n2
 

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.peers import Peer
-from bgp.graceful_restart import Event, Retention
+from bgp.graceful_restart import Retention
 from bgp.peering import NextHopMode, PlannedSession
 from bgp.speaker import GracefulRestartOffer, Session, SessionUp
 from inet.prefix import Family, family_of
@@ -45,7 +45,7 @@ def address(request: pytest.FixtureRequest) -> str:
 
 def test_a_session_that_is_yet_to_come_is_active_and_connecting(address: str) -> None:
     it = peer(address)
-    assert (it.state, it.reason, it.keeps_routes) == ("Active", "connecting", False)
+    assert (it.state, it.reason) == ("Active", "connecting")
 
 
 def test_the_last_failure_is_the_reason(address: str) -> None:
@@ -64,37 +64,13 @@ def test_an_established_session_needs_no_reason(address: str) -> None:
     it = peer(address)
     it.last_error = "hold timer expired"
     it.established = established(it)
-    assert (it.state, it.reason, it.keeps_routes) == ("Established", "", False)
+    assert (it.state, it.reason) == ("Established", "")
 
 
 def test_a_session_that_ends_by_a_new_hindrance_is_established_until_it_is_down(address: str) -> None:
     it = peer(address, "administratively down")
     it.established = established(it)
     assert (it.state, it.reason) == ("Established", "")
-
-
-def test_routes_of_a_lost_session_are_kept_until_its_time_is_over(address: str) -> None:
-    it = peer(address)
-    it.established = established(it)
-    it.retention.offered(OFFER)
-    it.retention.handle(Event.SESSION_UP, NOW)
-    assert not it.keeps_routes
-    it.established = None
-    it.retention.handle(Event.SESSION_LOST, NOW)
-    assert it.keeps_routes
-    it.retention.handle(Event.TIMER, NOW + OFFER.restart_time_s)
-    assert not it.keeps_routes
-
-
-def test_a_peer_that_is_back_keeps_no_routes_of_a_lost_session(address: str) -> None:
-    it = peer(address)
-    it.retention.offered(OFFER)
-    it.retention.handle(Event.SESSION_UP, NOW)
-    it.retention.handle(Event.SESSION_LOST, NOW)
-    it.established = established(it)
-    it.retention.handle(Event.SESSION_UP, NOW + 1)
-    assert it.retention.next_deadline() is not None  # its End-of-RIB is waited for
-    assert not it.keeps_routes
 
 
 def test_peers_share_nothing(address: str) -> None:

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.objects import BGPPeer
+from agent.objects.label_selector import LabelSelector
 from inet.prefix import Family, Prefix
 from tests.agent.objects.manifests import accepted, refusals
 
@@ -17,7 +18,7 @@ def test_a_peer_needs_no_more_than_an_address_and_its_as(address: str) -> None:
 
     assert spec.peer.address == ip_address(address)
     assert spec.peer_asn == 65100
-    assert spec.node_selector.is_everything
+    assert spec.node_selector == LabelSelector()
     assert (spec.port, spec.next_hop, spec.allow_own_asn) == (179, "Auto", 0)
     assert (spec.timers, spec.families, spec.shutdown, spec.password_secret_ref) == (None, None, None, None)
     assert (spec.import_.accept, spec.import_.max_prefixes) == ((), None)

@@ -12,12 +12,6 @@ def selector(text: str) -> LabelSelector:
     return accepted(BGPNodeProfile, HEAD % text).spec.node_selector
 
 
-def test_an_empty_selector_chooses_everything() -> None:
-    assert selector("{}").is_everything
-    assert not selector("{matchLabels: {rack: a}}").is_everything
-    assert not selector("{matchExpressions: [{key: rack, operator: Exists}]}").is_everything
-
-
 def test_labels_and_expressions_are_taken() -> None:
     said = selector(
         "{matchLabels: {topology.kubernetes.io/zone: a, empty: ''}, "

@@ -34,7 +34,6 @@ def test_a_value_that_is_no_text_does_not_spoil_the_others() -> None:
     secret = accepted(Secret, HEAD + f"data: {{tor: {encoded('two')}, key: //79}}")
 
     assert secret.passwords == {"tor": Password("two")}
-    assert secret.binary_keys == {"key"}
 
 
 def test_nothing_shows_a_password() -> None:
