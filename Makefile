@@ -38,12 +38,13 @@ test-kubernetes: setup ## tests against a real API server, which is built the fi
 	@scripts/cni build || true # without it some tests are skipped, and say so
 	@$(BIN)/python -m pytest -m kubernetes
 
-lint: setup ## formatting, rules, types, import contracts, generated pages
+lint: setup ## formatting, rules, types, import contracts, generated pages, links
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python scripts/docs.py --check
+	@$(BIN)/python scripts/links.py
 	@scripts/cni lint
 
 format: setup ## put the code into the house format

@@ -2,7 +2,7 @@
 
 A check is two halves: `gather` looks (at the kernel, at files, at the agent) and gives plain facts; `judge` makes
 findings of the facts and is a pure function. What could not be looked at is a finding too: a check that was not made
-is not passed. `agent.doctor.checks` lists them all.
+is not passed. `agent.doctor.examination` lists them all.
 """
 
 from __future__ import annotations
