@@ -206,7 +206,6 @@ class Carrier:
                 tuple((family, link_mtu - OVERHEAD[_type(kind), family]) for family in families),
                 port=self._config.vxlan_port if kind is Kind.VXLAN else 0,
                 mac=hardware_address(self._node.name) if kind is Kind.VXLAN else b"",
-                vnis=tuple(sorted(self._vnis)) if kind is Kind.VXLAN else (),
                 addresses=tuple(first.packed for first in firsts if first is not None and not first.is_host),
             )
 
@@ -260,8 +259,8 @@ class Carrier:
 
     @property
     def vnis(self) -> tuple[int, ...]:
-        """The VNIs that packets in tunnels may bear; none where the kernel takes any."""
-        return self._tunnels.vnis
+        """The VNIs that packets in VXLAN may bear: more than one while it changes."""
+        return tuple(sorted(self._vnis))
 
     @property
     def repaired(self) -> int:

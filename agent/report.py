@@ -91,7 +91,7 @@ class TunnelReport(msgspec.Struct, rename="camel", frozen=True):
     overhead: dict[str, int] = {}  # family -> bytes that a tunnel adds at most
     repaired: int = 0  # how often a device was found changed by others
     problems: list[str] = []  # why a device is not there
-    vnis: list[int] = []  # that packets in VXLAN may bear; none where the kernel takes any (before 5.18)
+    vnis: list[int] = []  # that packets in VXLAN may bear
 
 
 class InstalledRoute(msgspec.Struct, rename="camel", frozen=True):

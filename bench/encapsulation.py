@@ -188,7 +188,7 @@ def _gateway(number: int, family: Family) -> bytes:
 
 def _device(name: str, *own: bytes) -> Device:
     sizes = tuple((family, 1500 - OVERHEAD[TunnelType.VXLAN, family]) for family in Family)
-    return Device(Kind.VXLAN, sizes, port=PORT, mac=hardware_address(name), vnis=(VNI,), addresses=own)
+    return Device(Kind.VXLAN, sizes, port=PORT, mac=hardware_address(name), addresses=own)
 
 
 async def _build_entries(count: int) -> dict[str, float]:
@@ -311,7 +311,7 @@ async def _lay_ours(way: str, end: int, family: Family) -> None:
         if fib.errors:
             raise BenchError(str(fib.errors))
         if way.endswith(WITH_TABLE):
-            guard = tunnel_rules.content(media, PORT, [far], [pod_cidr(end, family)])
+            guard = tunnel_rules.content(media, PORT, [VNI], [far], [pod_cidr(end, family)])
             table = stack.enter_context(contextlib.closing(KernelRuleTable(Library())))
             report = await Enforcement(table).sync(merged((_table(end, family), guard)))
             if report.refusals:

@@ -16,7 +16,6 @@ class FakeTunnels:
     def __init__(self) -> None:
         self.problems: dict[Kind, str] = {}
         self.repaired = 0
-        self.vnis: tuple[int, ...] = ()
         self.devices: dict[Kind, Device] = {}
         self.neighbours: dict[bytes, bytes] = {}
         self._broken: dict[Kind, str] = {}
@@ -38,7 +37,6 @@ class FakeTunnels:
         """Say which devices should be."""
         self.devices = {device.kind: device for device in devices}
         self.neighbours = dict(neighbours)
-        self.vnis = self.devices[Kind.VXLAN].vnis if Kind.VXLAN in self.devices else ()
         await self.mend()
 
     async def mend(self, *, thorough: bool = False) -> bool:  # noqa: ARG002 - everything is looked at

@@ -40,7 +40,6 @@ _VXLAN_LEARNING: Final = 7
 _VXLAN_PORT: Final = 15
 _VXLAN_EXTERNAL: Final = 25  # IFLA_VXLAN_COLLECT_METADATA
 _VXLAN_GPE: Final = 27
-_VXLAN_VNI_FILTER: Final = 30  # IFLA_VXLAN_VNIFILTER, since Linux 5.18; kernels before take no notice
 _IPTUN_PROTO: Final = 9
 _IPTUN_EXTERNAL: Final = 19  # IFLA_IPTUN_COLLECT_METADATA
 _IPPROTO_IPV6: Final = 41
@@ -54,15 +53,6 @@ _NDA_DST: Final = 1
 _NDA_LLADDR: Final = 2
 _NDA_IFINDEX: Final = 8
 _PERMANENT: Final = 0x80  # NUD_PERMANENT: neither aged nor counted against the limits of the neighbour table
-
-_NEWTUNNEL: Final = 120
-_DELTUNNEL: Final = 121
-_GETTUNNEL: Final = 122
-_TUNNEL_MSG: Final = struct.Struct("=BBHI")  # family, flags, reserved, index
-_BRIDGE: Final = 7  # PF_BRIDGE
-_VNI_ENTRY: Final = 1  # VXLAN_VNIFILTER_ENTRY, _START, _END
-_VNI_START: Final = 1
-_VNI_END: Final = 2
 
 _BE16: Final = struct.Struct("!H")
 
@@ -83,7 +73,6 @@ class Device:
     mtu: tuple[tuple[Family, int], ...]
     port: int = 0  # UDP, of VXLAN
     mac: bytes = b""  # of VXLAN
-    vnis: tuple[int, ...] = ()  # that packets may bear, of VXLAN
     addresses: tuple[bytes, ...] = field(default=())  # what packets of this node itself bear, packed
 
 
@@ -100,7 +89,6 @@ class FoundLink(NamedTuple):
     is_external: bool  # each route says where packets go
     port: int  # UDP, of VXLAN
     vni: int
-    has_vni_filter: bool = False  # takes packets of listed VNIs alone
 
 
 def create(device: Device, name: str) -> bytes:
@@ -108,7 +96,6 @@ def create(device: Device, name: str) -> bytes:
     data = {
         Kind.VXLAN: attribute(_VXLAN_EXTERNAL, b"\1")
         + attribute(_VXLAN_LEARNING, b"\0")
-        + attribute(_VXLAN_VNI_FILTER, b"\1")
         + attribute(_VXLAN_PORT, _BE16.pack(device.port)),
         Kind.IPIP: attribute(_IPTUN_EXTERNAL, b""),
         Kind.IP6TNL: attribute(_IPTUN_EXTERNAL, b"") + attribute(_IPTUN_PROTO, bytes([_IPPROTO_IPV6])),
@@ -169,12 +156,11 @@ def parse_link(data: bytes, start: int, end: int) -> FoundLink | None:
     kind = info.get(_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
     content = info.get(_INFO_DATA, b"")
     data_of_kind = dict(attributes(content, 0, len(content)))
-    is_external, port, vni, has_vni_filter = False, 0, 0, False
+    is_external, port, vni = False, 0, 0
     if kind == Kind.VXLAN.value:
         is_external = data_of_kind.get(_VXLAN_EXTERNAL, b"\0") != b"\0" and _VXLAN_GPE not in data_of_kind
         port = _BE16.unpack(data_of_kind[_VXLAN_PORT])[0] if _VXLAN_PORT in data_of_kind else 0
         vni = U32.unpack(data_of_kind[_VXLAN_ID])[0] if _VXLAN_ID in data_of_kind else 0
-        has_vni_filter = data_of_kind.get(_VXLAN_VNI_FILTER, b"\0") != b"\0"
     elif kind in {Kind.IPIP.value, Kind.IP6TNL.value}:
         is_external = _IPTUN_EXTERNAL in data_of_kind
     return FoundLink(
@@ -188,7 +174,6 @@ def parse_link(data: bytes, start: int, end: int) -> FoundLink | None:
         is_external,
         port,
         vni,
-        has_vni_filter,
     )
 
 
@@ -198,33 +183,6 @@ def put_address(interface: int, packed: bytes, *, is_wanted: bool) -> bytes:
     body = _IFADDRMSG.pack(family, len(packed) * 8, 0, 0, interface) + attribute(_IFA_LOCAL, packed)
     body += attribute(_IFA_ADDRESS, packed) + attribute(_IFA_FLAGS, U32.pack(_NO_DAD_NO_ROUTE))
     return message(NEWADDR, Flag.CREATE | Flag.REPLACE, body) if is_wanted else message(DELADDR, 0, body)
-
-
-def put_vni(interface: int, vni: int, *, is_wanted: bool) -> bytes:
-    """Build the message that has a device with a filter take packets of a VNI, or not."""
-    entry = attribute(_VNI_ENTRY | _NESTED, attribute(_VNI_START, U32.pack(vni)))
-    return message(
-        _NEWTUNNEL if is_wanted else _DELTUNNEL,
-        Flag.CREATE if is_wanted else 0,
-        _TUNNEL_MSG.pack(_BRIDGE, 0, 0, interface) + entry,
-    )
-
-
-def dump_vnis(interface: int) -> bytes:
-    """Build the message that dumps the VNIs that a device takes packets of."""
-    return message(_GETTUNNEL, 0, _TUNNEL_MSG.pack(_BRIDGE, 0, 0, interface))
-
-
-def parse_vnis(data: bytes, start: int, end: int) -> list[range]:
-    """Read the VNIs of a device, in ranges as the kernel tells them."""
-    found: list[range] = []
-    for kind, entry in attributes(data, start + _TUNNEL_MSG.size, end):
-        inside = dict(attributes(entry, 0, len(entry)))
-        if kind == _VNI_ENTRY and _VNI_START in inside:
-            (first,) = U32.unpack(inside[_VNI_START])
-            last = U32.unpack(inside[_VNI_END])[0] if _VNI_END in inside else first
-            found.append(range(first, last + 1))
-    return found
 
 
 def put_neighbour(interface: int, packed: bytes, mac: bytes) -> bytes:

@@ -46,10 +46,6 @@ class Tunnels(Protocol):
     def repaired(self) -> int:
         """How often a device was found changed by others."""
 
-    @property
-    def vnis(self) -> tuple[int, ...]:
-        """The VNIs that packets in VXLAN may bear; none where the kernel takes any."""
-
     def interface(self, kind: Kind) -> int | None:
         """Return the ifindex of a device that works, as it was last seen."""
 
@@ -72,7 +68,6 @@ class KernelTunnels:
     def __init__(self, proc_sys: Path = PROC_SYS) -> None:
         self.problems: dict[Kind, str] = {}
         self.repaired = 0
-        self.vnis: tuple[int, ...] = ()
         self._proc_sys = proc_sys
         self._netlink = NetlinkSocket()
         self._wanted: dict[Kind, Device] = {}
@@ -129,7 +124,6 @@ class KernelTunnels:
             link = await self._have(device, found)
             if thorough or self._addressed.get(kind) != (device, link.interface) or not link.is_up:
                 await self._address(device, link.interface)
-                await self._filter(device, link)
                 self._addressed[kind] = (device, link.interface)
             await self._configure(device, link)
         except _InTheWayError as error:
@@ -163,8 +157,6 @@ class KernelTunnels:
         self._interfaces.pop(kind, None)
         self.problems.pop(kind, None)
         self._known.discard(kind)
-        if kind is Kind.VXLAN:
-            self.vnis = ()
         if found is not None and found.kind == kind.value and found.alias == ALIAS.format(kind.value):
             await self._do(tunnelmessages.delete(found.interface))
 
@@ -176,8 +168,7 @@ class KernelTunnels:
             raise _InTheWayError(
                 f"there is a link {name} of kind {found.kind or 'device'} that is not Tortie's: rename or remove it"
             )
-        is_open = bool(self.vnis) and found is not None and not found.has_vni_filter  # and this kernel knows better
-        if found is not None and (is_open or not (found.is_external and found.port == device.port)):
+        if found is not None and not (found.is_external and found.port == device.port):
             await self._do(tunnelmessages.delete(found.interface))
             found = None
         if found is None:
@@ -231,21 +222,6 @@ class KernelTunnels:
         for packed in sorted(wanted - present):
             # Where IPv6 is off there is no place for an address of it, nor for a route that would need one.
             await self._try(tunnelmessages.put_address(interface, packed, is_wanted=True))
-
-    async def _filter(self, device: Device, link: FoundLink) -> None:
-        """Have a VXLAN device take packets of our VNIs alone, where the kernel can do that."""
-        if device.kind is not Kind.VXLAN:
-            return
-        if not link.has_vni_filter:
-            self.vnis = ()
-            return
-        rows = await dump(tunnelmessages.dump_vnis(link.interface), tunnelmessages.parse_vnis)
-        present = {vni for row in rows for each in row for vni in each}
-        for vni in sorted(set(device.vnis) - present):
-            await self._do(tunnelmessages.put_vni(link.interface, vni, is_wanted=True))
-        for vni in sorted(present - set(device.vnis)):
-            await self._do(tunnelmessages.put_vni(link.interface, vni, is_wanted=False))
-        self.vnis = device.vnis
 
     def _loosen(self, name: str) -> None:
         """Have sources checked loosely, or not where nobody checks any: it is a lookup for each packet."""

@@ -185,16 +185,16 @@ async def test_the_vni_and_port_are_those_configured(world: World) -> None:
 
 async def test_a_vni_is_used_when_all_have_heard_of_it_and_understood_before_and_after(world: World) -> None:
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
-    assert world.tunnels.vnis == (4096,)
+    assert world.carrier.vnis == (4096,)
     await world.configure(vxlan_vni=77)
-    assert world.tunnels.vnis == (77, 4096), "at once"
+    assert world.carrier.vnis == (77, 4096), "at once"
     assert way(world, 3) == (tunnel(world, 3),)
     await world.pass_time(SWITCH_DELAY_S)
     assert way(world, 3) == (tunnel(world, 3, vni=77),)
-    assert world.tunnels.vnis == (77, 4096)
+    assert world.carrier.vnis == (77, 4096)
     await world.pass_time(RETIRE_DELAY_S + 1)
     await world.configure(max_paths=3)
-    assert world.tunnels.vnis == (77,)
+    assert world.carrier.vnis == (77,)
 
 
 async def test_an_outer_source_that_this_node_does_not_have_is_left_to_the_kernel(world: World) -> None:

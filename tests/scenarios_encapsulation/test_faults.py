@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from agent.lab.wait import eventually
-from agent.tunnel_rules import FROM_POD, UNKNOWN_SENDER
+from agent.tunnel_rules import FROM_POD, UNKNOWN_SENDER, UNKNOWN_VNI
 from felix.tunnelmessages import Kind
 from felix.tunnels import DEVICES
 from inet.prefix import Family
@@ -116,6 +116,20 @@ async def test_a_packet_in_vxlan_from_somebody_who_is_no_node_is_dropped(net: Ne
     await eventually(lambda: net.dropped("n1", UNKNOWN_SENDER), (before + 1).__le__, what="dropped at n1")
     assert await _received(net, "n1") == received
     await net.all_reach(("a1", "c1"))
+
+
+@pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
+async def test_a_packet_in_vxlan_of_another_vni_is_dropped_from_nodes_too(net: Net, family: Family) -> None:
+    await net.configure(encapsulation={"mode": "Always"})
+    await net.all_become("VXLAN", "VXLAN")
+    before = await net.dropped("n1", UNKNOWN_VNI)
+    received = await _received(net, "n1")
+    other = INJECT.replace("0800000000100000", "0800000000004d00")  # 77 in place of 4096
+    await net.lab.run("n2", "python3", "-c", other, str(net.lab.address("n1", family)), INNER)
+    await eventually(lambda: net.dropped("n1", UNKNOWN_VNI), (before + 1).__le__, what="dropped at n1")
+    assert await _received(net, "n1") == received
+    await net.lab.run("n2", "python3", "-c", INJECT, str(net.lab.address("n1", family)), INNER)
+    await eventually(lambda: _received(net, "n1"), received.__lt__, what="that of our VNI comes in")
 
 
 @pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
