@@ -14,7 +14,7 @@ from agent.cli.cleanup import cleanup
 from agent.cli.doctor import doctor
 from agent.cli.drain import drain, undrain
 from agent.cli.drops import drops
-from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, fail, print_json
+from agent.cli.output import FAILED, Format, OutputOption, end_with, fail, print_json
 from agent.cli.path import path
 from agent.cli.top import top
 
@@ -129,14 +129,7 @@ def check(
     """
     from agent.check import check_manifests
 
-    problems = check_manifests(directory)
-    if output is Format.JSON:
-        print_json([problem.to_json() for problem in problems])
-    else:
-        for problem in problems:
-            typer.echo(str(problem))
-        typer.echo(f"{len(problems)} problems" if problems else "no problems")
-    raise typer.Exit(FOUND if problems else OK)
+    end_with(check_manifests(directory), output)
 
 
 def main() -> None:

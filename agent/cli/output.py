@@ -6,13 +6,16 @@ import enum
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:  # most commands do without what objects are made of
+    from agent.objects.problem import Problem
 
 OK, FOUND, FAILED = 0, 1, 2
 
@@ -59,6 +62,17 @@ def fail(reason: str) -> NoReturn:
     """End with the status that says: could not look."""
     sys.stderr.write(f"tortie: {reason}\n")
     raise typer.Exit(FAILED)
+
+
+def end_with(problems: Sequence[Problem], output: Format) -> NoReturn:
+    """Print what is wrong with manifests, a line each, and end with the status that says whether anything is."""
+    if output is Format.JSON:
+        print_json([problem.to_json() for problem in problems])
+    else:
+        for problem in problems:
+            typer.echo(str(problem))
+        typer.echo("1 problem" if len(problems) == 1 else f"{len(problems) or 'no'} problems")
+    raise typer.Exit(FOUND if problems else OK)
 
 
 def duration(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli.everywhere import everywhere
-from agent.cli.output import FOUND, OK, Format, OutputOption, SocketOption, console, fail, print_json
+from agent.cli.output import FOUND, OK, Format, OutputOption, SocketOption, console, end_with, fail, print_json
 
 if TYPE_CHECKING:
     from agent.policy_cases import CaseReport
@@ -212,14 +212,7 @@ def check(directory: DirectoryArgument, output: OutputOption = Format.TABLE) -> 
     """
     from agent.policy_check import check_policies
 
-    problems = check_policies(directory)
-    if output is Format.JSON:
-        print_json([problem.to_json() for problem in problems])
-    else:
-        for problem in problems:
-            typer.echo(str(problem))
-        typer.echo(f"{len(problems)} problems" if problems else "no problems")
-    raise typer.Exit(FOUND if problems else OK)
+    end_with(check_policies(directory), output)
 
 
 def _family(name: FamilyName) -> Family:

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from felix.faketable import FakeRouteTable
+from felix.fib import Fib
 from felix.netlink import NetlinkSocket
 from tests.felix.netns import Node, built
+from tests.felix.routes import Clock
 
 
 @pytest.fixture
@@ -21,3 +24,20 @@ def wire(node: Node) -> Iterator[NetlinkSocket]:  # noqa: ARG001 - inside its na
     wire = NetlinkSocket()
     yield wire
     wire.close()
+
+
+@pytest.fixture
+def table() -> FakeRouteTable:
+    """Routes and groups in memory."""
+    return FakeRouteTable()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fib(table: FakeRouteTable, clock: Clock) -> Fib:
+    """A FIB on them, with a clock that the test turns."""
+    return Fib(table, clock=clock)

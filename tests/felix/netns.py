@@ -18,6 +18,7 @@ import pytest
 
 from felix.namespaces import entered
 from felix.route import NextHop
+from felix.routetable import PutGroup, RouteTable
 from inet.prefix import Family, Prefix, parse_address
 
 _NUMBERS = itertools.count()
@@ -169,3 +170,11 @@ def _read_until(output: int, mark: str, nudge: Callable[[], object]) -> str:
         while select.select([output], [], [], 0.05)[0]:
             told += os.read(output, 65536).decode()
     return told
+
+
+async def put_group(table: RouteTable, node: Node, family: Family, *links: int) -> int:
+    """Create a group over links of a node, and return its number."""
+    number = table.new_group(family)
+    hops = tuple(node.hop(family, i) for i in links)
+    assert await table.write([PutGroup(number, family, hops, is_new=True)]) == []
+    return number

@@ -16,21 +16,6 @@ from inet.prefix import Family, Prefix
 from tests.felix.routes import Clock, hops, prefix, route, set_all
 
 
-@pytest.fixture
-def table() -> FakeRouteTable:
-    return FakeRouteTable()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def fib(table: FakeRouteTable, clock: Clock) -> Fib:
-    return Fib(table, clock=clock)
-
-
 async def test_routes_with_the_same_next_hops_share_a_group(fib: Fib, table: FakeRouteTable, family: Family) -> None:
     await set_all(fib, route(family, 1, 1, 2), route(family, 2, 1, 2), route(family, 3, 1), route(family, 4))
     assert table.next_hops() == {

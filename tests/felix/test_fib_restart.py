@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from felix.faketable import FakeRouteTable
 from felix.fib import Fib, State
 from felix.routetable import UNKNOWN, DropRoute, PutRoute
 from inet.prefix import Family
 from tests.felix.routes import Clock, hops, prefix, route, set_all
-
-
-@pytest.fixture
-def table() -> FakeRouteTable:
-    return FakeRouteTable()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def fib(table: FakeRouteTable, clock: Clock) -> Fib:
-    return Fib(table, clock=clock)
 
 
 async def restarted(table: FakeRouteTable, clock: Clock | None = None) -> Fib:

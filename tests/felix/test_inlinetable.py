@@ -14,7 +14,7 @@ from felix.route import METRIC, NextHop
 from felix.routemessages import put_by_hops
 from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, DropRoute, Group, PutGroup, PutRoute
 from inet.prefix import Family, Prefix
-from tests.felix.netns import Node
+from tests.felix.netns import Node, put_group
 from tests.felix.routes import prefix
 
 pytestmark = pytest.mark.kernel
@@ -27,20 +27,12 @@ def table(node: Node) -> Iterator[InlineRouteTable]:  # noqa: ARG001 - inside it
     table.close()
 
 
-async def put(table: InlineRouteTable, node: Node, family: Family, *links: int) -> int:
-    """Create a group over these links."""
-    number = table.new_group(family)
-    hops = tuple(node.hop(family, i) for i in links)
-    assert await table.write([PutGroup(number, family, hops, is_new=True)]) == []
-    return number
-
-
 async def lead(table: InlineRouteTable, group: int, *destinations: Prefix) -> None:
     assert await table.write([PutRoute(destination, group, is_new=True) for destination in destinations]) == []
 
 
 async def test_it_has_no_nexthop_objects_and_so_no_resilient_groups(table: InlineRouteTable, node: Node) -> None:
-    await lead(table, await put(table, node, Family.IPV4, 0, 1), prefix(Family.IPV4, 1))
+    await lead(table, await put_group(table, node, Family.IPV4, 0, 1), prefix(Family.IPV4, 1))
     assert not table.has_nexthop_objects
     assert not await table.can_be_resilient()
     assert node.ip_json("nexthop show") == []
@@ -54,7 +46,7 @@ def test_a_new_group_has_a_number_of_its_own(table: InlineRouteTable, family: Fa
 async def test_an_edit_rewrites_the_routes_behind_the_group_and_no_others(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    edited, other = await put(table, node, family, 0), await put(table, node, family, 0)
+    edited, other = await put_group(table, node, family, 0), await put_group(table, node, family, 0)
     await lead(table, edited, prefix(family, 1), prefix(family, 2))
     await lead(table, other, prefix(family, 3))
     both = (node.hop(family, 0), node.hop(family, 1))
@@ -91,7 +83,7 @@ async def test_what_is_written_in_one_go_takes_effect_in_order(
 async def test_routes_keep_their_group_where_two_hold_the_same(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    first, second = await put(table, node, family, 0), await put(table, node, family, 0)
+    first, second = await put_group(table, node, family, 0), await put_group(table, node, family, 0)
     await lead(table, first, prefix(family, 1))
     await lead(table, second, prefix(family, 2))
     assert await table.dump_routes() == {prefix(family, 1): first, prefix(family, 2): second}
@@ -100,8 +92,8 @@ async def test_routes_keep_their_group_where_two_hold_the_same(
 async def test_after_a_restart_routes_with_the_same_hops_share_a_group(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    await lead(table, await put(table, node, family, 0, 1), prefix(family, 1), prefix(family, 2))
-    await lead(table, await put(table, node, family, 0), prefix(family, 3))
+    await lead(table, await put_group(table, node, family, 0, 1), prefix(family, 1), prefix(family, 2))
+    await lead(table, await put_group(table, node, family, 0), prefix(family, 3))
     again = InlineRouteTable()
     routes = await again.dump_routes()
     groups = await again.dump_groups()
@@ -116,7 +108,7 @@ async def test_after_a_restart_routes_with_the_same_hops_share_a_group(
 async def test_groups_are_as_the_last_dump_of_routes_found_them(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    pair, single = await put(table, node, family, 0, 1), await put(table, node, family, 0)
+    pair, single = await put_group(table, node, family, 0, 1), await put_group(table, node, family, 0)
     await lead(table, pair, prefix(family, 1))
     node.ip("link set a0 down")
     assert set(await table.dump_groups()) == {pair, single}
@@ -128,7 +120,7 @@ async def test_groups_are_as_the_last_dump_of_routes_found_them(
 async def test_a_route_that_a_hand_led_elsewhere_is_told_by_its_content(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    first, second = await put(table, node, family, 0), await put(table, node, family, 1)
+    first, second = await put_group(table, node, family, 0), await put_group(table, node, family, 1)
     await lead(table, first, prefix(family, 1))
     version = "-4" if family is Family.IPV4 else "-6"
     whose = f"{version} route replace {prefix(family, 1)} proto 97 metric {METRIC}"
@@ -166,7 +158,7 @@ async def test_a_route_whose_last_hop_is_dead_leads_nowhere_that_is_known(
     table: InlineRouteTable, node: Node, wire: NetlinkSocket
 ) -> None:
     destination = prefix(Family.IPV4, 1)
-    await lead(table, await put(table, node, Family.IPV4, 0), destination)
+    await lead(table, await put_group(table, node, Family.IPV4, 0), destination)
     node.peer_ip("link set b0 down")  # without a carrier the kernel keeps the IPv4 route
     assert await table.dump_routes() == {destination: UNKNOWN}
     assert await table.dump_groups() == {}
@@ -178,7 +170,7 @@ async def test_a_route_whose_last_hop_is_dead_leads_nowhere_that_is_known(
 async def test_each_hop_that_no_link_can_carry_is_named(
     table: InlineRouteTable, node: Node, family: Family, is_new: bool
 ) -> None:
-    group = table.new_group(family) if is_new else await put(table, node, family, 1)
+    group = table.new_group(family) if is_new else await put_group(table, node, family, 1)
     node.ip("link set a0 down")
     gone = NextHop(node.hop(family, 1).gateway, 4711)
     refusals = await table.write([PutGroup(group, family, (node.hop(family, 0), node.hop(family, 1), gone), is_new)])
@@ -193,7 +185,7 @@ async def test_each_hop_that_no_link_can_carry_is_named(
 async def test_routes_that_the_kernel_will_not_rewrite_are_one_refusal_of_the_group(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    group = await put(table, node, family, 0)
+    group = await put_group(table, node, family, 0)
     await lead(table, group, prefix(family, 1), prefix(family, 2))
     unreachable = NextHop(ip_address("192.0.2.1" if family is Family.IPV4 else "2001:db8::1").packed, node.interface(1))
     refusals = await table.write([DropRoute(prefix(family, 3)), PutGroup(group, family, (unreachable,), is_new=False)])
@@ -206,7 +198,7 @@ async def test_routes_that_the_kernel_will_not_rewrite_are_one_refusal_of_the_gr
 async def test_a_dropped_group_takes_its_routes_and_no_others(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    doomed, spared = await put(table, node, family, 0), await put(table, node, family, 0)
+    doomed, spared = await put_group(table, node, family, 0), await put_group(table, node, family, 0)
     await lead(table, doomed, prefix(family, 1), prefix(family, 2))
     await lead(table, spared, prefix(family, 3))
     node.ip(f"{'-4' if family is Family.IPV4 else '-6'} route del {prefix(family, 2)} proto 97 metric {METRIC}")
@@ -219,7 +211,7 @@ async def test_a_dropped_group_takes_its_routes_and_no_others(
 async def test_a_dropped_route_is_not_written_again_with_its_group(
     table: InlineRouteTable, node: Node, family: Family
 ) -> None:
-    group = await put(table, node, family, 0)
+    group = await put_group(table, node, family, 0)
     await lead(table, group, prefix(family, 1), prefix(family, 2))
     edit = PutGroup(group, family, (node.hop(family, 1),), is_new=False)
     assert await table.write([DropRoute(prefix(family, 1)), edit]) == []

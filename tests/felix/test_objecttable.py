@@ -8,7 +8,7 @@ from felix.nexthops import GROUP_IDS, HOP_IDS
 from felix.objecttable import ObjectRouteTable
 from felix.routetable import UNKNOWN, UNKNOWN_HOP, Group, PutGroup, PutRoute
 from inet.prefix import Family, Prefix
-from tests.felix.netns import Node
+from tests.felix.netns import Node, put_group
 
 pytestmark = pytest.mark.kernel
 
@@ -22,17 +22,10 @@ def table(node: Node) -> Iterator[ObjectRouteTable]:  # noqa: ARG001 - inside it
     table.close()
 
 
-async def put(table: ObjectRouteTable, node: Node, family: Family, *links: int) -> int:
-    number = table.new_group(family)
-    hops = tuple(node.hop(family, i) for i in links)
-    assert await table.write([PutGroup(number, family, hops, is_new=True)]) == []
-    return number
-
-
 async def test_groups_share_single_hops_and_unused_ones_are_tidied_away(
     table: ObjectRouteTable, node: Node, family: Family
 ) -> None:
-    first, second = await put(table, node, family, 0, 1), await put(table, node, family, 0)
+    first, second = await put_group(table, node, family, 0, 1), await put_group(table, node, family, 0)
     assert node.ip("nexthop show proto 97").count(" via ") == 2
     hop = (node.hop(family, 0),)
     assert await table.write([PutGroup(first, family, hop, is_new=False)]) == []
@@ -45,7 +38,7 @@ async def test_groups_share_single_hops_and_unused_ones_are_tidied_away(
 async def test_moving_a_group_is_one_notification_whatever_the_number_of_routes(
     table: ObjectRouteTable, node: Node, family: Family
 ) -> None:
-    group = await put(table, node, family, 0, 1)
+    group = await put_group(table, node, family, 0, 1)
     routes = [
         Prefix(DESTINATION[family].packed[:2] + bytes([i]) + DESTINATION[family].packed[3:], 24) for i in range(99)
     ]
@@ -61,7 +54,7 @@ async def test_ids_in_use_by_others_are_left_alone(table: ObjectRouteTable, node
     for number in taken:
         node.ip(f"nexthop add id {number} blackhole proto static")
     await table.dump_groups()
-    group = await put(table, node, family, 0)
+    group = await put_group(table, node, family, 0)
     assert group == GROUP_IDS[family].start + 1
     await table.tidy()
     for number in taken:
@@ -75,14 +68,14 @@ async def test_an_id_taken_unseen_names_the_hop_and_the_next_try_uses_another(
     hop = node.hop(family, 0)
     (refusal,) = await table.write([PutGroup(table.new_group(family), family, (hop,), is_new=True)])
     assert refusal.next_hop == hop
-    group = await put(table, node, family, 0)
+    group = await put_group(table, node, family, 0)
     assert (await table.dump_groups())[group] == Group(family, (hop,))
 
 
 async def test_a_hop_deleted_unseen_is_made_again_for_the_next_group(
     table: ObjectRouteTable, node: Node, family: Family
 ) -> None:
-    group = await put(table, node, family, 0, 1)
+    group = await put_group(table, node, family, 0, 1)
     node.ip(f"nexthop del id {HOP_IDS.start}")
     hops = (node.hop(family, 0), node.hop(family, 1))
     assert await table.write([PutGroup(group, family, hops, is_new=False)]) == []
@@ -90,7 +83,7 @@ async def test_a_hop_deleted_unseen_is_made_again_for_the_next_group(
 
 
 async def test_what_a_hand_changed_shows_as_unknown(table: ObjectRouteTable, node: Node, family: Family) -> None:
-    weighted, foreign = await put(table, node, family, 0, 1), await put(table, node, family, 0)
+    weighted, foreign = await put_group(table, node, family, 0, 1), await put_group(table, node, family, 0)
     gateway = "10.0.0.9" if family is Family.IPV4 else "fd00:1::9"
     node.ip(f"nexthop add id 5 via {gateway} dev a0 proto static")
     node.ip(f"nexthop replace id {weighted} group {HOP_IDS.start},3/{HOP_IDS.start + 1} proto 97")

@@ -32,7 +32,7 @@ def test_config_check_names_file_line_field_and_reason(tmp_path: Path) -> None:
     status, text = run("config", "check", str(tmp_path))
     assert status == 1
     assert f"{tmp_path}/peer.yaml:6: BGPPeer tor: spec.peerASN: 4294967296" in text
-    assert text.endswith("1 problems\n")
+    assert text.endswith("1 problem\n")
     (problem,) = json.loads(run("config", "check", str(tmp_path), "-o", "json")[1])
     assert (problem["line"], problem["field"]) == (6, "spec.peerASN")
 
