@@ -15,7 +15,11 @@ import msgspec
 OPTIONS: Final = "TORTIE_AGENT"
 """The variable of the environment in which the options are: the process list shows what people typed."""
 
-_LEAN: Final = {"MALLOC_ARENA_MAX": "1"}  # an arena for each thread is for programs whose threads run at once: 3 MB
+LEAN: Final = {
+    "MALLOC_ARENA_MAX": "1",  # an arena for each thread is for programs whose threads run at once: 3 MB
+    "MALLOC_MMAP_THRESHOLD_": "262144",  # left alone it grows with what is freed, and holes in the heap with it: 4 MB
+}
+"""What glibc is told, unless the environment tells it something else."""
 
 _FAILED: Final = 2  # as agent.cli.output has it
 
@@ -32,7 +36,7 @@ def become_agent(options: object, log_level: str) -> NoReturn:
     told = msgspec.json.encode(Start(options, log_level), enc_hook=str).decode()
     # -P: modules are those that are installed, whatever lies in the directory we were called from.
     argv = [sys.executable, "-P", "-m", "agent", *sys.argv[2:]]
-    os.execve(sys.executable, argv, _LEAN | os.environ | {OPTIONS: told})  # noqa: S606 - that is what this is for
+    os.execve(sys.executable, argv, LEAN | os.environ | {OPTIONS: told})  # noqa: S606 - that is what this is for
 
 
 def main() -> None:
