@@ -1,7 +1,7 @@
 """A cluster's API as the source of everything: reading it, hearing of changes, and what watching costs the server.
 
-A real API server and etcd on loopback hold 10,000 pods of 4 KB. Its own part in what is measured is in it: it shares
-the machine's processors with the agent. Needs what scripts/kubernetes-assets builds.
+A real API server and etcd on loopback hold 10,000 pods of 4 KB, then others 100,000. Their own part in what is measured
+is in it: they share the machine's processors with the agent. Needs what scripts/kubernetes-assets builds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import processes
-from bench.kubernetes_cluster import node_name, populate, relabel
+from bench.kubernetes_cluster import node_name, populate, pour, relabel
 from bench.kubernetes_watches import watching
 from bench.measure import BenchError, Figures, Results, Settings
 from felix.namespaces import entered
@@ -30,6 +30,7 @@ from tests.kubernetes.node import AgentNode
 NAME: Final = "kubernetes"
 TITLE: Final = "Objects from the Kubernetes API"
 PODS: Final = 10_000
+MANY_PODS: Final = 100_000
 POLICIES: Final = 100
 SUBJECT: Final = "Tortie"
 
@@ -66,6 +67,13 @@ def run(settings: Settings) -> Iterator[Results]:
         yield results
         yield _agent(cluster, Path(name) / "node", pods, settings)
         yield watching(cluster, 50 if settings.quick else 1000)
+    many = 2_000 if settings.quick else MANY_PODS
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, Cluster.started(Path(name)) as cluster:
+        cluster.install_crds()
+        pour(cluster, many)
+        results = Results()
+        results.measure(case_name(many), SUBJECT, 1, lambda: _read(cluster))
+        yield results
 
 
 def _read(cluster: Cluster) -> Figures:

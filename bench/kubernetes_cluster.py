@@ -93,6 +93,33 @@ def populate(cluster: Cluster, pods: int, policies: int) -> None:
         list(threads.map(lambda each: cluster.apply(policy(each)), range(policies)))
 
 
+def pour(cluster: Cluster, pods: int) -> None:
+    """Fill a cluster with very many pods, and a policy that speaks of all: by way of etcd, which takes seconds."""
+    cluster.apply(
+        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"team-{n}"}} for n in range(SPACES))
+    )
+    cluster.apply(policy(0))
+    _run_pod(cluster, 0)
+    model = cluster.request("GET", f"/api/v1/namespaces/team-0/pods/{pod(0)['metadata']['name']}")
+    del model["metadata"]["managedFields"], model["metadata"]["resourceVersion"]
+    cluster.store(_replica(model, number) for number in range(1, pods))
+    cluster.stop("kube-apiserver")
+    cluster.start_api()
+    cluster.install_crds()  # which waits until they are served again
+
+
+def _replica(model: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return a pod as the server would have it, of one that it has."""
+    made, ip = pod(number), address(number)
+    metadata = model["metadata"] | made["metadata"] | {"uid": f"{number:08x}-0000-4000-8000-000000000000"}
+    spec = model["spec"] | {"nodeName": made["spec"]["nodeName"]}
+    return model | {
+        "metadata": metadata,
+        "spec": spec,
+        "status": model["status"] | {"podIP": ip, "podIPs": [{"ip": ip}]},
+    }
+
+
 def _run_pod(cluster: Cluster, number: int) -> None:
     made, ip = pod(number), address(number)
     path = f"/api/v1/namespaces/{made['metadata']['namespace']}/pods"

@@ -68,7 +68,8 @@ class Check(Generic[F]):
         try:
             facts = await self.gather(patient)
         except PermissionError as error:
-            return [Finding(self.name, Level.UNKNOWN, f"not permitted: {error}", "run tortie doctor as root")]
+            text = f"{self.name} was not looked at: {error.strerror or error}"
+            return [Finding(self.name, Level.UNKNOWN, text, "run tortie doctor as root on the host")]
         except (OSError, LookError) as error:
             return [Finding(self.name, Level.UNKNOWN, str(error))]
         return list(self.judge(facts))

@@ -11,8 +11,10 @@ first; service accounts and their tokens work all the same. Nothing outlives the
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -43,6 +45,9 @@ CONTROLLERS = (
     "root-ca-certificate-publisher-controller",
 )
 """What the controller manager runs unless told otherwise: nothing that minds nodes without a kubelet."""
+
+_OPERATIONS = 128
+"""What etcd takes in one transaction."""
 
 _CRDS = Path(__file__).parents[2] / "charts" / "tortie" / "crds"
 _PLURALS = {
@@ -368,6 +373,16 @@ class Cluster:
         revision = int(self._etcd("/v3/kv/range", {"key": "AA=="})["header"]["revision"])
         self._etcd("/v3/kv/compaction", {"revision": str(revision), "physical": True})
 
+    def store(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Put objects straight into etcd, whole as the API server gives them: past every check, and a hundred at once.
+
+        In JSON, which it reads as well as what it writes itself. It has to be started anew to have them all.
+        """
+        rest = iter(objects)
+        while batch := list(itertools.islice(rest, _OPERATIONS)):
+            puts = [{"requestPut": {"key": _base64(_key(each)), "value": _base64(json.dumps(each))}} for each in batch]
+            self._etcd("/v3/kv/txn", {"success": puts})
+
     def _etcd(self, path: str, body: Mapping[str, Any], method: str = "POST") -> dict[str, Any]:
         data = json.dumps(body).encode() if method == "POST" else None
         request = urllib.request.Request(f"http://127.0.0.1:{self._etcd_port}{path}", data, method=method)
@@ -384,6 +399,15 @@ def path_of(document: Mapping[str, Any]) -> str:
     if "namespace" in metadata:
         place += f"/namespaces/{metadata['namespace']}"
     return f"{place}/{plural}/{metadata['name']}"
+
+
+def _key(document: Mapping[str, Any]) -> str:
+    metadata = document["metadata"]
+    return f"/registry/{document['kind'].lower()}s/{metadata['namespace']}/{metadata['name']}"
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def free_ports(count: int) -> Iterable[int]:

@@ -89,7 +89,7 @@ def test_of_all_nodes_only_what_is_wrong_is_shown_and_once(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("error", "text", "advice"),
     [
-        (PermissionError("no"), "not permitted: no", "run tortie doctor as root"),
+        (PermissionError("no"), "x was not looked at: no", "run tortie doctor as root on the host"),
         (OSError("gone"), "gone", ""),
         (LookError("hidden"), "hidden", ""),
     ],

@@ -45,7 +45,7 @@ async def test_a_check_that_cannot_be_made_is_a_finding_and_leaves_the_others_al
         ("b", Level.UNKNOWN),
         ("c", Level.OK),
     ]
-    assert found[0].advice == "run tortie doctor as root"
+    assert found[0].advice == "run tortie doctor as root on the host"
 
 
 def test_every_check_has_a_name_of_its_own() -> None:
