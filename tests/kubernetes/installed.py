@@ -78,9 +78,9 @@ class Installed:
             installed.until_agents_are_ready()
             yield installed
 
-    def install(self) -> None:
-        """Apply what the chart makes."""
-        values = {"image": _AGENT_IMAGE, "apiServer": {"host": self.cluster.address, "port": self.cluster.port}}
+    def install(self, **values: Any) -> None:
+        """Apply what the chart makes, with further values perhaps."""
+        values |= {"image": _AGENT_IMAGE, "apiServer": {"host": self.cluster.address, "port": self.cluster.port}}
         self.cluster.install_crds()
         self.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "tortie-system"}})
         for each in objects(values):
@@ -181,6 +181,7 @@ def _agent_image() -> Image:
     files = {f"opt/cni/bin/{name}": path for name, path in plugins.items()}
     files["etc/passwd"] = Path("/etc/passwd")  # ExaBGP looks up who root is
     links = {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
+    links["opt/tortie/bin/python"] = sys.executable
     return Image(tag, [str(TORTIE)], files, links, path=f"{TORTIE.parent}:/usr/sbin:/usr/bin")
 
 

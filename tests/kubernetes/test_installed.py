@@ -118,3 +118,30 @@ def test_an_agent_that_is_replaced_costs_no_packet(installed: Installed) -> None
         installed.cluster.kubectl("exec", "a", "--", "killall", "-INT", "ping")
         ends = [each.communicate()[0][-300:] for each in streams]
     assert all(" 0% packet loss" in each for each in ends), ends
+
+
+def test_a_cleanup_before_the_uninstall_leaves_nothing_on_any_node(installed: Installed) -> None:
+    def traces(node: str) -> str:
+        looks = (
+            *(("ip", family, "route", "show", "table", "all", "proto", "97") for family in ("-4", "-6")),
+            ("ip", "nexthop", "show", "proto", "97"),
+            ("sh", "-c", "nft list tables | grep tortie || true"),
+            ("sh", "-c", "ls /etc/cni/net.d /opt/cni/bin /run/tortie 2>/dev/null | grep -v : || true"),
+        )
+        return "".join(installed.machines[node].run(*look) for look in looks).strip()
+
+    nodes = list(PODS.values())
+    assert all(map(traces, nodes))
+    installed.install(cleanup=True)
+    try:
+        installed.until_agents_are_ready()
+        assert [traces(node) for node in nodes] == ["", "", ""]
+        assert [installed.machines[node].run("cat", "/proc/sys/net/ipv4/ip_forward") for node in nodes] == ["0\n"] * 3
+    finally:
+        # As an uninstall does; an upgrade would wait for sessions that no other node has yet.
+        installed.cluster.kubectl("-n", "tortie-system", "delete", "daemonset", "tortie-agent")
+        installed.install()
+        installed.until_agents_are_ready()
+    assert all(map(traces, nodes))
+    for family in Family:
+        installed.until(lambda family=family: answers(installed, "a", "c", family), "pods of before have their network")
