@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import processes
-from bench.kubernetes_cluster import node_name, populate, pour, relabel
+from bench.kubernetes_cluster import node_name, populate, relabel
 from bench.kubernetes_watches import watching
 from bench.measure import BenchError, Figures, Results, Settings
 from felix.namespaces import entered
@@ -70,7 +70,7 @@ def run(settings: Settings) -> Iterator[Results]:
     many = 2_000 if settings.quick else MANY_PODS
     with tempfile.TemporaryDirectory(prefix="bench-") as name, Cluster.started(Path(name)) as cluster:
         cluster.install_crds()
-        pour(cluster, many)
+        populate(cluster, many, POLICIES)
         results = Results()
         results.measure(case_name(many), SUBJECT, 1, lambda: _read(cluster))
         yield results

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from tests.kubernetes.cluster import Cluster
 
 PODS_A_NODE: Final = 110
 SPACES: Final = 50
-_THREADS: Final = 6
 
 
 def node_name(number: int) -> str:
@@ -71,7 +69,10 @@ def policy(number: int) -> dict[str, Any]:
 
 
 def populate(cluster: Cluster, pods: int, policies: int) -> None:
-    """Fill a cluster: nodes with pod CIDRs, namespaces, pods that run and have addresses, policies."""
+    """Fill a cluster: nodes with pod CIDRs, namespaces, policies, pods that run and have addresses.
+
+    Pods but for one are put into etcd: the API server, which is started anew, would take minutes for them.
+    """
     for number in range(SPACES):
         name = f"team-{number}"
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -88,19 +89,10 @@ def populate(cluster: Cluster, pods: int, policies: int) -> None:
                 "status": {"addresses": [{"type": "InternalIP", "address": "172.16.9.1"}] if number == 0 else []},
             }
         )
-    with ThreadPoolExecutor(_THREADS) as threads:
-        list(threads.map(lambda each: _run_pod(cluster, each), range(pods)))
-        list(threads.map(lambda each: cluster.apply(policy(each)), range(policies)))
-
-
-def pour(cluster: Cluster, pods: int) -> None:
-    """Fill a cluster with very many pods, and a policy that speaks of all: by way of etcd, which takes seconds."""
-    cluster.apply(
-        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"team-{n}"}} for n in range(SPACES))
-    )
-    cluster.apply(policy(0))
-    _run_pod(cluster, 0)
-    model = cluster.request("GET", f"/api/v1/namespaces/team-0/pods/{pod(0)['metadata']['name']}")
+    cluster.apply(*map(policy, range(policies)))
+    made, ip = pod(0), address(0)
+    cluster.request("POST", f"/api/v1/namespaces/{made['metadata']['namespace']}/pods", made)
+    model = relabel(cluster, 0, "status", {"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}})
     del model["metadata"]["managedFields"], model["metadata"]["resourceVersion"]
     cluster.store(_replica(model, number) for number in range(1, pods))
     cluster.stop("kube-apiserver")
@@ -109,7 +101,7 @@ def pour(cluster: Cluster, pods: int) -> None:
 
 
 def _replica(model: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return a pod as the server would have it, of one that it has."""
+    """Return a pod as the server would have it, made of one that it has."""
     made, ip = pod(number), address(number)
     metadata = model["metadata"] | made["metadata"] | {"uid": f"{number:08x}-0000-4000-8000-000000000000"}
     spec = model["spec"] | {"nodeName": made["spec"]["nodeName"]}
@@ -120,16 +112,9 @@ def _replica(model: dict[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def _run_pod(cluster: Cluster, number: int) -> None:
-    made, ip = pod(number), address(number)
-    path = f"/api/v1/namespaces/{made['metadata']['namespace']}/pods"
-    cluster.request("POST", path, made)
-    relabel(cluster, number, "status", {"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}})
-
-
-def relabel(cluster: Cluster, number: int, subresource: str, patch: dict[str, Any]) -> None:
-    """Change a pod, or a part of it."""
+def relabel(cluster: Cluster, number: int, subresource: str, patch: dict[str, Any]) -> dict[str, Any]:
+    """Change a pod, or a part of it, and return it."""
     metadata = pod(number)["metadata"]
     place = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
     path = "/".join(itertools.chain([place], [subresource] if subresource else []))
-    cluster.request("PATCH", path, patch, content_type="application/merge-patch+json")
+    return cluster.request("PATCH", path, patch, content_type="application/merge-patch+json")
