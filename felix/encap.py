@@ -6,7 +6,6 @@ device however many nodes, and what a destination's tunnel is stands where its r
 
 from __future__ import annotations
 
-import socket
 import struct
 from typing import Final, NamedTuple
 
@@ -53,8 +52,3 @@ def parse(found: dict[int, bytes], kind: int, content: int) -> Outer | None:
     fields = dict(attributes(found[content], 0, len(found[content])))
     source, (vni,) = fields.get(_SOURCE, b""), _BE64.unpack(fields.get(_ID, bytes(8)))
     return Outer(fields.get(_DESTINATION, b""), source if any(source) else b"", vni)
-
-
-def text(outer: Outer) -> str:
-    """Return the outer destination as people read it."""
-    return socket.inet_ntop(socket.AF_INET if len(outer.destination) == 4 else socket.AF_INET6, outer.destination)
