@@ -58,7 +58,7 @@ class Carrier:
         self.on_change: Callable[[], None] = lambda: None
         """Called when `media`, `peers`, `port`, `overhead` or `devices` may be others than they were."""
         self._resolver = resolver
-        self._tunnels = tunnels
+        self.tunnels = tunnels
         self._backstops = backstops
         self._now = now
         self._switchover = Switchover()
@@ -106,7 +106,7 @@ class Carrier:
             await self._backstops.mend()
         if self._node is None:
             return
-        await self._tunnels.mend(thorough=thorough)
+        await self.tunnels.mend(thorough=thorough)
 
     async def follow_kernel(self) -> None:
         """Do what follows from where nodes, devices and uplinks are now: after `refresh`."""
@@ -118,7 +118,7 @@ class Carrier:
         before, now = self._carried, self._switchover.in_force
         facts = (
             [self._source(family) for family in Family],
-            [self._tunnels.interface(kind) for kind in Kind],
+            [self.tunnels.interface(kind) for kind in Kind],
         )
         if facts != self._facts:
             changed = {*before, *now}
@@ -138,8 +138,8 @@ class Carrier:
             [self._source(family) for family in Family],
             on_link,
             self.uplink_mtu(),
-            dict(self._tunnels.problems),
-            [self._tunnels.interface(kind) for kind in Kind],
+            dict(self.tunnels.problems),
+            [self.tunnels.interface(kind) for kind in Kind],
         )
 
     def _find_on_link(self) -> frozenset[IPAddress]:
@@ -159,9 +159,9 @@ class Carrier:
             self.node_paths = paths
         await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
         self._note_vnis()
-        problems = dict(self._tunnels.problems)
-        await self._tunnels.want(self._devices(), self._neighbours())
-        for kind, problem in self._tunnels.problems.items():
+        problems = dict(self.tunnels.problems)
+        await self.tunnels.want(self._devices(), self._neighbours())
+        for kind, problem in self.tunnels.problems.items():
             if problems.get(kind) != problem:
                 log.error("tunnel.failed", device=DEVICES[kind], reason=problem)
         self.on_change()
@@ -213,7 +213,7 @@ class Carrier:
 
     def owns(self, interface: int) -> bool:
         """Whether a link, by its ifindex, is one of our devices."""
-        return interface in {self._tunnels.interface(kind) for kind in Kind}
+        return interface in {self.tunnels.interface(kind) for kind in Kind}
 
     def on_link_paths(self) -> dict[Prefix, IPAddress]:
         """Return the pod CIDRs of other nodes that are on a link of this node, and where."""
@@ -254,7 +254,7 @@ class Carrier:
     @property
     def problems(self) -> dict[str, str]:
         """Why a device is not there, by its name."""
-        found = {DEVICES[kind]: problem for kind, problem in self._tunnels.problems.items()}
+        found = {DEVICES[kind]: problem for kind, problem in self.tunnels.problems.items()}
         return found | ({"blackholes": self._backstops.problem} if self._backstops.problem else {})
 
     @property
@@ -265,7 +265,7 @@ class Carrier:
     @property
     def repaired(self) -> int:
         """How often a device was found changed by others."""
-        return self._tunnels.repaired
+        return self.tunnels.repaired
 
     def carriage(self, address: IPAddress, interface: str | None = None) -> tuple[Carriage, Tunnel | None]:
         """Return how an address is reached as a next hop, and the tunnel that may be used to it."""
@@ -342,9 +342,9 @@ class Carrier:
         if carriage.how is not How.TUNNEL or tunnel is None or carriage.cost is None:
             return self._resolver.resolve(address, interface)
         kind = _KINDS[Medium(tunnel.type, family_of(address))]
-        device = self._tunnels.interface(kind)
+        device = self.tunnels.interface(kind)
         if device is None:
-            reason = self._tunnels.problems.get(kind, f"{DEVICES[kind]} is not there yet")
+            reason = self.tunnels.problems.get(kind, f"{DEVICES[kind]} is not there yet")
             return Resolution((), is_on_link=False, reason=f"it needs a tunnel: {reason}")
         outer = Outer(address.packed, self._source(family_of(address)))
         if kind is Kind.VXLAN:  # Ethernet: the other node is found by its hardware address, as a neighbour

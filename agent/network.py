@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+from agent.checksums import ChecksumKeeper
 from agent.datastore import Batch
 from agent.enforcement import NodePolicy
 from agent.mtu import PodMtu, RealMtuKernel, whose
@@ -29,6 +30,7 @@ class NodeNetwork:
         self.around = Surroundings(node)
         self.nat = OutgoingNat(self.around, policy, lambda: routing.fib.destinations, self._tunnelled)
         self.mtu = PodMtu(self.around, policy, RealMtuKernel())
+        self.checksums = ChecksumKeeper(routing.carrier)
         self.sysctls = SysctlKeeper(self.around, self.mtu, sysctls, news)
         self.mtu.on_change(self.sysctls.wake)
         self.mtu.on_change(lambda: routing.set_pod_mtu(self.mtu.route_mtu))
@@ -64,6 +66,7 @@ class NodeNetwork:
             mtu=self.mtu.mtu(),
             uplinks={each.name: each.mtu for each in self.mtu.uplinks},
             tunnel_overhead=self.mtu.overhead,
+            tunnel_checksums=self.checksums.verdict.value,
             mtu_corrected=self.mtu.corrected,
             mtu_uncorrected=[f"{whose(each)} (MTU {each.mtu}): {each.reason}" for each in self.mtu.uncorrected],
             nat_sources=list(map(str, wanted.pods)),
@@ -92,3 +95,4 @@ class NodeNetwork:
             tasks.create_task(self.nat.run(), name="outgoing NAT")
             tasks.create_task(self.mtu.run(), name="MTU")
             tasks.create_task(self.sysctls.run(), name="settings")
+            tasks.create_task(self.checksums.run(), name="checksums in tunnels")

@@ -174,6 +174,7 @@ class NetworkReport(msgspec.Struct, rename="camel", frozen=True):
     mtu: int | None = None  # of pods; None: not known yet
     uplinks: dict[str, int] = {}  # name -> the largest packet it takes
     tunnel_overhead: int = 0
+    tunnel_checksums: str = ""  # whether what is left to network cards arrives whole: works, broken, not known
     mtu_corrected: int = 0  # ends of pods' links that were given another MTU
     mtu_uncorrected: list[str] = []  # links of pods that need a restart
     nat_sources: list[str] = []  # pod CIDRs that outgoing NAT is for; none: it is off

@@ -16,6 +16,7 @@ class FakeTunnels:
     def __init__(self) -> None:
         self.problems: dict[Kind, str] = {}
         self.repaired = 0
+        self.has_broken_checksums = False
         self.devices: dict[Kind, Device] = {}
         self.neighbours: dict[bytes, bytes] = {}
         self._broken: dict[Kind, str] = {}

@@ -42,6 +42,9 @@ class Tunnels(Protocol):
     def problems(self) -> Mapping[Kind, str]:
         """Why a wanted device is not there, for people."""
 
+    has_broken_checksums: bool
+    """Whether it was found that the processor has to compute checksums of what is in a tunnel."""
+
     @property
     def repaired(self) -> int:
         """How often a device was found changed by others."""
@@ -68,6 +71,7 @@ class KernelTunnels:
     def __init__(self, proc_sys: Path = PROC_SYS) -> None:
         self.problems: dict[Kind, str] = {}
         self.repaired = 0
+        self.has_broken_checksums = False
         self._proc_sys = proc_sys
         self._netlink = NetlinkSocket()
         self._wanted: dict[Kind, Device] = {}
@@ -205,8 +209,9 @@ class KernelTunnels:
             await self._do(tunnelmessages.set_mtu(interface, max(mtu.values())))
         name = DEVICES[device.kind]
         self._loosen(name)
-        if offload.is_checksum_broken(os.uname().release):
-            offload.disable_transmit_checksum(name)
+        if self.has_broken_checksums or offload.is_checksum_broken(os.uname().release):
+            with contextlib.suppress(OSError):  # a link that cannot be told
+                offload.set_transmit_checksum(name, on=False)
         if not link.is_up:
             await self._do(tunnelmessages.set_up(interface, up=True))
         if Family.IPV6 in mtu:  # the kernel sets it to the link's whenever that changes, or comes up
