@@ -2,34 +2,39 @@
 
 The pods are on one node. With policies in the cluster, 50 are about the receiver, and the one that lets the sender in
 is the last of them. The list is what rules are where pods are told apart one by one: a rule for each of 1,000 pairs.
-Each subject is measured in turn, round after round, in one network, in pieces of milliseconds; what counts is the
-fastest piece, which nothing else on the machine interrupted.
 
-A sender of datagrams does the kernel's whole work within `send`, so its rate is the cost of the way.
+Each subject has a network of its own, and all stand side by side: round after round each of them is given a piece of
+work of about a millisecond, so that what the machine does besides befalls all alike. A piece during which the CPU was
+taken away is done again. What counts is the median of the quotients with the subject without rules, of the same round;
+a second network without rules says how far such a figure can be trusted. One thread, kept on one CPU, does the whole
+work of both ends and of the kernel between them, so its speed is the cost of the way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import itertools
+import os
+import resource
 import socket
-import subprocess
-import sys
+import statistics
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 from agent.policy_table import content_of
 from bench import network
-from bench.measure import BenchError, Figures, Results, Settings
+from bench.measure import BenchError, Results, Settings
 from bench.network import Network
 from felix.namespaces import entered
 from felix.nft.enforcement import Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library
-from inet.prefix import Family
+from inet.prefix import Family, IPAddress, family_of
 from policy.compiler import Engine
 from policy.networkpolicy import decode_network_policy
 from policy.nftskeleton import POD_INTERFACE_GROUP
@@ -38,27 +43,30 @@ from policy.objects import NAMESPACE_NAME_LABEL, Namespace, Pod
 NAME: Final = "policy-packets"
 TITLE: Final = "Packets between two pods, by what stands in their way"
 
-UDP: Final = ("UDP, one flow", "1,000/s")
-NEW: Final = ("UDP, every datagram a new flow", "1,000/s")
-TCP: Final = ("TCP, one flow", "Gbit/s")
-COST: Final = ("slower than without policies", "%")
+Quantity: TypeAlias = tuple[str, str]
 
-NO_RULES, NONE, LIST = "no rules at all", "0 policies", "list of 1,000 rules"
+UDP: Final[Quantity] = ("UDP, one flow", "1,000/s")
+NEW: Final[Quantity] = ("UDP, every datagram a new flow", "1,000/s")
+TCP: Final[Quantity] = ("TCP, one stream", "Gbit/s")
+REQUESTS: Final[Quantity] = ("TCP, a byte there and back", "1,000/s")
+COST: Final = ("slower than without any rules", "%")
+
+NO_RULES, AGAIN, NONE, LIST = "no rules at all", "no rules, again", "0 policies", "list of 1,000 rules"
 POLICIES: Final = {NONE: 0, "100 policies": 100, "10,000 policies": 10_000}
+SUBJECTS: Final = (NO_RULES, AGAIN, *POLICIES, LIST)
 _CONNTRACK: Final = (
     "table inet linear { chain forward { type filter hook forward priority filter; ct state established,related accept;"
 )
 _ON_THE_POD: Final = 50
 _PORT: Final = 5001
-_DATAGRAMS: Final = 200  # measured at a time: some milliseconds, less than a turn on a CPU
-_PIECE: Final = 8 << 20
-_BUFFER: Final = 1 << 19  # little beside a piece
-_READ: Final = """
-import socket, sys
-receiver, buffer = socket.socket(fileno=int(sys.argv[1])), bytearray(1 << 20)
-while receiver.recv_into(buffer): pass
-"""
-_NEW_FLOWS: Final = 3_000  # a turn: the kernel remembers each for half a minute
+_DATAGRAMS: Final = 200  # at a time
+_EXCHANGES: Final = 60
+_STREAM: Final = 2 << 20
+_WRITE: Final = 1 << 16
+_ATTEMPTS: Final = 5
+_NEW_ROUNDS: Final = 100  # the kernel remembers each flow for half a minute, and 65,536 of them
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_CONFIDENCE: Final = 1.96  # standard deviations: 95 %
 
 
 def case_name(family: Family, quantity: tuple[str, str] | None = None) -> str:
@@ -67,30 +75,94 @@ def case_name(family: Family, quantity: tuple[str, str] | None = None) -> str:
     return f"{case}: {quantity[0]}" if quantity else case
 
 
+class Quotient(NamedTuple):
+    """How fast a subject is beside another: the median of all rounds, and between what it lies with 95 %."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.median:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+def quotient(these: Sequence[float], those: Sequence[float]) -> Quotient:
+    """Compare rates round by round. The limits are order statistics: nothing is supposed about how they scatter."""
+    ordered = sorted(one / other for one, other in zip(these, those, strict=True))
+    middle, spread = len(ordered) / 2, _CONFIDENCE * len(ordered) ** 0.5 / 2
+    low, high = max(0, int(middle - spread)), min(len(ordered) - 1, int(middle + spread))
+    return Quotient(statistics.median(ordered), ordered[low], ordered[high])
+
+
 def run(settings: Settings) -> Iterator[Results]:
     """Yield the figures of each family."""
     for family in Family:
-        yield _compare(family, rounds=2 if settings.quick else 8, seconds=0.1 if settings.quick else 0.5)
+        yield _compare(family, rounds=5 if settings.quick else 600)
 
 
-def _compare(family: Family, *, rounds: int, seconds: float) -> Results:
+def _compare(family: Family, *, rounds: int) -> Results:
     results = Results()
-    best: dict[str, dict[tuple[str, str], float]] = {}
-    with Network(2) as net:
-        become_pods(net)
-        for _ in range(rounds):
-            for subject in (NO_RULES, *POLICIES, LIST):
-                _stand(net, subject)
-                found = _figures(net, family, seconds)
-                so_far = best.setdefault(subject, dict(found))
-                best[subject] = {quantity: max(so_far[quantity], value) for quantity, value in found.items()}
-    for subject, figures in best.items():
+    with contextlib.ExitStack() as stack:
+        nets = {subject: stack.enter_context(Network(2)) for subject in SUBJECTS}
+        for subject, net in nets.items():
+            become_pods(net)
+            _stand(net, subject)
+        stack.enter_context(_on_one_cpu())
+        rates = {}
+        for quantity, work in _WORK.items():
+            with contextlib.ExitStack() as sockets:
+                pieces = {subject: sockets.enter_context(work(net, family)) for subject, net in nets.items()}
+                rates[quantity] = interleave(pieces, min(rounds, _NEW_ROUNDS) if quantity == NEW else rounds)
+    for subject in SUBJECTS:
+        figures = {quantity: statistics.median(found[subject]) * _SCALE[quantity] for quantity, found in rates.items()}
         results.take(case_name(family), "Tortie" if subject == "10,000 policies" else subject, [figures])
-    for quantity in (UDP, TCP):
-        cost = 100 * (1 - best["10,000 policies"][quantity] / best[NONE][quantity])
-        results.take(case_name(family, quantity), "Tortie", [{COST: max(0.0, cost)}])
-    results.notes.append("Tortie: with 10,000 policies, 50 of them about the receiver; the best of many turns each")
+    for quantity, found in rates.items():
+        compared = {subject: quotient(found[subject], found[NO_RULES]) for subject in SUBJECTS if subject != NO_RULES}
+        for subject, each in compared.items():
+            name = "Tortie" if subject == "10,000 policies" else subject
+            results.take(case_name(family, quantity), name, [{COST: 100 * (1 - each.median)}])
+        said = "; ".join(f"{subject} {each}" for subject, each in compared.items())
+        results.notes.append(f"{family.label}, {quantity[0]}: {said}")
+    results.notes.append("Tortie: with 10,000 policies, 50 of them about the receiver; % of the speed without rules")
     return results
+
+
+def interleave(pieces: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Do each subject's piece once a round, each time beginning with another; return its rates in 1/s."""
+    rates: dict[str, list[float]] = {subject: [] for subject in pieces}
+    order = list(pieces)
+    for _ in range(rounds):
+        for subject in order:
+            rates[subject].append(_undisturbed(pieces[subject]))
+        order.append(order.pop(0))
+    return rates
+
+
+def _undisturbed(piece: Callable[[], float]) -> float:
+    """Do a piece of work and return its rate; again if somebody else had the CPU meanwhile."""
+    for _ in range(_ATTEMPTS):
+        switches = _switches()
+        began = time.perf_counter()
+        done = piece()
+        rate = done / (time.perf_counter() - began)
+        if _switches() == switches:
+            break
+    return rate
+
+
+def _switches() -> int:
+    usage = resource.getrusage(resource.RUSAGE_THREAD)
+    return usage.ru_nivcsw + usage.ru_nvcsw
+
+
+@contextlib.contextmanager
+def _on_one_cpu() -> Iterator[None]:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def become_pods(net: Network) -> None:
@@ -150,75 +222,125 @@ def _engine(policies: int) -> Engine:
     return _engines[policies]
 
 
-def _figures(net: Network, family: Family, seconds: float) -> Figures:
-    return {
-        UDP: _udp(net, family, seconds, _one_port),
-        NEW: _udp(net, family, seconds, _many_ports),
-        TCP: _tcp(net, family, seconds),
-    }
+# Work: what gives a piece of it, which returns how much was done
 
 
-def _one_port(_sent: int) -> int:
-    return _PORT
+class _Part(ctypes.Structure):  # struct iovec
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-def _many_ports(sent: int) -> int:
-    return 20_000 + sent % 40_000
+class _Message(ctypes.Structure):  # struct mmsghdr
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint),
+        ("parts", ctypes.c_void_p),
+        ("part_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("sent", ctypes.c_uint),
+    )
 
 
-def _udp(net: Network, family: Family, seconds: float, port: Callable[[int], int]) -> float:
-    """Return thousands of datagrams a second. Nobody reads them: where nobody listens, no answer is made either."""
-    target = str(network.address(2, 2, family))
-    with entered(net.routers[0]), socket.socket(family, socket.SOCK_DGRAM) as client:
-        sent = 0
+class _Batch:
+    """Datagrams of one byte to an address, one for each port, for one system call."""
 
-        def piece() -> int:
-            nonlocal sent
-            for _ in range(_DATAGRAMS):
-                client.sendto(b"!", (target, port(sent)))
-                sent += 1
-            return _DATAGRAMS
+    def __init__(self, target: IPAddress, ports: Iterable[int]) -> None:
+        self._names = [ctypes.create_string_buffer(socket_address(target, port)) for port in ports]
+        self._byte = ctypes.create_string_buffer(b"!")
+        self._part = _Part(ctypes.addressof(self._byte), 1)
+        self._messages = (_Message * len(self._names))()
+        for message, name in zip(self._messages, self._names, strict=True):
+            message.name, message.name_length = ctypes.addressof(name), len(name) - 1
+            message.parts, message.part_count = ctypes.addressof(self._part), 1
 
-        return _best(piece, seconds, most=_NEW_FLOWS // _DATAGRAMS if port is _many_ports else None) / 1000
-
-
-def _best(piece: Callable[[], int], seconds: float, most: int | None = None) -> float:
-    """Do a piece of work again and again; return the rate of the fastest, which nothing else interrupted."""
-    rate = 0.0
-    ending = time.perf_counter() + seconds
-    for _ in itertools.islice(itertools.count(), most):
-        began = time.perf_counter()
-        done = piece()
-        now = time.perf_counter()
-        rate = max(rate, done / (now - began))
-        if now > ending:
-            break
-    return rate
+    def send(self, sender: socket.socket) -> int:
+        """Send them; return how many."""
+        count: int = _LIBC.sendmmsg(sender.fileno(), self._messages, len(self._messages), 0)
+        if count < 0:
+            raise OSError(ctypes.get_errno(), "sendmmsg")
+        return count
 
 
-def _tcp(net: Network, family: Family, seconds: float) -> float:
-    """Return Gbit/s from a process to another."""
+def socket_address(address: IPAddress, port: int) -> bytes:
+    """Return an address and port as the kernel takes them: sockaddr_in, sockaddr_in6."""
+    family = struct.pack("=H", family_of(address)) + struct.pack("!H", port)
+    return family + (address.packed + bytes(8) if address.version == 4 else bytes(4) + address.packed + bytes(4))
+
+
+def _one_flow(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
+    return _datagrams(net, family, [[_PORT] * _DATAGRAMS])
+
+
+def _new_flows(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
+    first = range(20_000, 20_000 + 2 * _NEW_ROUNDS * _DATAGRAMS, _DATAGRAMS)
+    return _datagrams(net, family, [range(port, port + _DATAGRAMS) for port in first])
+
+
+@contextlib.contextmanager
+def _datagrams(net: Network, family: Family, ports: Iterable[Iterable[int]]) -> Iterator[Callable[[], float]]:
+    """Send batch after batch. One flow ends at a socket that is full, or errors would come back."""
+    address = network.address(2, 2, family)
     with contextlib.ExitStack() as stack:
-        address = (str(network.address(2, 2, family)), _PORT)
-        with entered(net.routers[1]):
-            server = stack.enter_context(socket.create_server(address, family=family))
-        with entered(net.routers[0]):
-            client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        client.connect(address)
-        receiver = stack.enter_context(server.accept()[0])
-        reading = [sys.executable, "-c", _READ, str(receiver.fileno())]
-        reader = stack.enter_context(subprocess.Popen(reading, pass_fds=[receiver.fileno()]))
-        receiver.close()
-        data = bytes(1 << 18)
+        receiver, sender = (stack.enter_context(_socket(net, end, socket.SOCK_DGRAM, family)) for end in (1, 0))
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        receiver.bind((str(address), _PORT))
+        batches = itertools.cycle([_Batch(address, each) for each in ports])
+        yield lambda: next(batches).send(sender)
 
-        def piece() -> int:
-            for _ in range(_PIECE // len(data)):
-                client.sendall(data)
-            return _PIECE
 
-        rate = _best(piece, seconds)
-        client.close()
-        reader.wait()
-        return rate * 8 / 1e9
+def _stream(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
+    def piece(client: socket.socket, server: socket.socket) -> float:
+        return sum(_pass(client, server, data, buffer) for _ in range(_STREAM // _WRITE))
+
+    data, buffer = bytes(_WRITE), bytearray(_WRITE)
+    return _connection(net, family, piece)
+
+
+def _pass(sender: socket.socket, receiver: socket.socket, data: bytes, buffer: bytearray) -> int:
+    sender.sendall(data)
+    missing = len(data)
+    while missing:
+        missing -= receiver.recv_into(buffer, missing)
+    return len(data)
+
+
+def _requests(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
+    def piece(client: socket.socket, server: socket.socket) -> float:
+        for _ in range(_EXCHANGES):
+            client.send(b"?")
+            server.recv_into(buffer)
+            server.send(b"!")
+            client.recv_into(buffer)
+        return _EXCHANGES
+
+    buffer = bytearray(1)
+    return _connection(net, family, piece)
+
+
+@contextlib.contextmanager
+def _connection(
+    net: Network, family: Family, piece: Callable[[socket.socket, socket.socket], float]
+) -> Iterator[Callable[[], float]]:
+    """Give a piece of work both ends of an established connection."""
+    with contextlib.ExitStack() as stack:
+        listener, client = (stack.enter_context(_socket(net, end, socket.SOCK_STREAM, family)) for end in (1, 0))
+        for each, option in itertools.product((listener, client), (socket.SO_SNDBUF, socket.SO_RCVBUF)):
+            each.setsockopt(socket.SOL_SOCKET, option, 4 * _WRITE)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((str(network.address(2, 2, family)), _PORT))
+        listener.listen()
+        client.connect(listener.getsockname()[:2])
+        server = stack.enter_context(listener.accept()[0])
+        for each in (client, server):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield lambda: piece(client, server)
+
+
+def _socket(net: Network, end: int, kind: socket.SocketKind, family: Family) -> socket.socket:
+    with entered(net.routers[end]):
+        return socket.socket(family, kind)
+
+
+_WORK: Final = {UDP: _one_flow, NEW: _new_flows, TCP: _stream, REQUESTS: _requests}
+_SCALE: Final = {UDP: 1e-3, NEW: 1e-3, TCP: 8e-9, REQUESTS: 1e-3}
