@@ -11,16 +11,19 @@ from felix.nft.table import SetText
 from inet.prefix import Family
 from policy import nft
 from policy.ir import Chain, Delta, Endpoint, Members, NodeFacts, Ruleset, SetKind, SetRef
-from policy.nftskeleton import ADDRESS_TYPES, CHAINS, LOCAL_CIDR_SETS
+from policy.nftskeleton import ADDRESS_TYPES, CHAINS, LOCAL_CIDR_SETS, POD_SOURCES_TEXTS
 
 _SKELETON: Final = {name: "\n".join(lines) for name, lines in CHAINS.items()}
-_CLOSED: Final = frozenset((*CHAINS, *LOCAL_CIDR_SETS.values(), *nft.map_names()))  # with that alone pods get nothing
+_CLOSED: Final = frozenset(
+    (*CHAINS, *LOCAL_CIDR_SETS.values(), *POD_SOURCES_TEXTS, *nft.map_names())
+)  # with that alone pods get nothing
 _PORT_BYTES: Final = 2
 
 
 def content_of(ruleset: Ruleset) -> Content:
     """Return the whole table, as it is now: later changes of the ruleset do not show in it."""
     sets = {**_local_cidrs(ruleset.facts), **_maps(ruleset.endpoints.values())}
+    sets |= {name: SetContent(SetText(text), {}) for name, text in POD_SOURCES_TEXTS.items()}
     sets |= {name: _set(ref, ruleset.members[name]) for name, ref in ruleset.sets.items()}
     chains = _SKELETON | {name: _chain(chain) for name, chain in ruleset.chains.items()}
     return Content(chains, sets, _CLOSED)

@@ -43,6 +43,7 @@ from policy.nftskeleton import (
     FROM_NODE,
     FROM_POD,
     LOCAL_CIDR_SETS,
+    POD_SOURCES_TEXTS,
     RESET,
     TABLE,
     TO_NODE,
@@ -110,7 +111,7 @@ def render_replacement(ruleset: Ruleset, chains: Iterable[str], sets: Iterable[s
 
     The table is emptied and filled again, not deleted: deleting would let packets through without their connections.
     """
-    wanted = {*CHAINS, *ruleset.chains, *ruleset.sets, *LOCAL_CIDR_SETS.values(), *map_names()}
+    wanted = {*CHAINS, *ruleset.chains, *ruleset.sets, *LOCAL_CIDR_SETS.values(), *POD_SOURCES_TEXTS, *map_names()}
     lines = [f"table inet {TABLE}", f"flush table inet {TABLE}"]
     lines += [f"flush map inet {TABLE} {name}" for name in sorted(maps)]
     lines += [f"flush set inet {TABLE} {name}" for name in sorted(sets)]
@@ -166,6 +167,8 @@ def _table(body: Iterable[str]) -> Iterator[str]:
 def _body(ruleset: Ruleset) -> Iterator[str]:
     for family in _FAMILIES:
         yield from _local_cidrs(ruleset.facts, family)
+    for name, text in POD_SOURCES_TEXTS.items():
+        yield from _block("set", name, [text])
     for name, elements in _map_elements(ruleset.endpoints.values()).items():
         yield f"map {name} {{"
         yield f"  type {ADDRESS_TYPES[int(name[-1])]} : verdict"

@@ -1,6 +1,6 @@
 """The fixed part of the table: hooks, the way a packet takes through them, and what is empty until a pod comes.
 
-    prerouting_raw   spoofed sources end here, before conntrack could take them for a reply
+    prerouting_raw ─ pod_source   spoofed sources end here, before conntrack could take them for a reply
     forward ─ from_pod ─ from_pod4/6 ─ egress chains ─ egress_ok ─┬─ to_pod ─ to_pod4/6 ─ ingress chains ─ accept
             └ to_pod                                              └─ accept
     input   ─ own_node ─ to_node4/6 ─ node chains ─ accept
@@ -10,7 +10,9 @@ Four rules keep it closed:
 
 - Falling through is dropping. A pod that is not in the maps, or a local address nobody has, meets a drop; an egress
   chain allows by going to `egress_ok`, which judges ingress too, an ingress chain by accepting.
-- The maps are keyed by address alone, which the source check makes sound.
+- The maps are keyed by address alone, which the source check makes sound: a pod's own address is one to which the
+  kernel has a route by the pod's link. That look-up costs as much as all the rest (IPv6), so the kernel remembers link
+  and address for some seconds; it forgets by itself, and nobody else writes there.
 - A pod that is restricted in one direction starts no connection in the middle in any other: what it is allowed there
   goes through a `reset` chain. Else the other side would revive a connection that a new deny has cut.
 - Transit that is no pod's concern is accepted without a look.
@@ -42,6 +44,7 @@ NO_POLICYS_DOING: Final = {
 """Why packets are dropped that no policy denies, in words. Each has a chain, `drop_REASON`, that logs its name."""
 
 LOCAL_CIDR_SETS: Final = {4: "local_pod_cidr4", 6: "local_pod_cidr6"}
+POD_SOURCES: Final = {4: "pod_sources4", 6: "pod_sources6"}
 FROM_POD: Final = {4: "from_pod4", 6: "from_pod6"}
 TO_POD: Final = {4: "to_pod4", 6: "to_pod6"}
 TO_NODE: Final = {4: "to_node4", 6: "to_node6"}
@@ -52,6 +55,12 @@ DENY: Final = {"egress": "deny_egress", "ingress": "deny_ingress", "node": "deny
 RESET: Final = {"egress": "reset_egress", "ingress": "reset_ingress", "node": "reset_node"}
 
 ADDRESS_TYPES: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
+
+POD_SOURCES_TEXTS: Final = {
+    name: f"type iface_index . {ADDRESS_TYPES[digit]}; flags dynamic,timeout; timeout 10s; size 65535"
+    for digit, name in POD_SOURCES.items()
+}
+"""The sets of what is remembered of sources. A link's index is not given to another link."""
 
 
 def _log(reason: str) -> str:
@@ -76,11 +85,18 @@ UNKNOWN: Final = (
 CHAINS: Final = {
     "prerouting_raw": (
         "type filter hook prerouting priority raw; policy accept;",
-        f"iifgroup {POD_INTERFACE_GROUP} fib saddr . iif oif missing goto drop_{SPOOFED}",
-        f"iifgroup {POD_INTERFACE_GROUP} accept",
+        f"iifgroup {POD_INTERFACE_GROUP} goto pod_source",
         'iifname "lo" accept',
         f"ip saddr @{LOCAL_CIDR_SETS[4]} goto drop_{FOREIGN}",
         f"ip6 saddr @{LOCAL_CIDR_SETS[6]} goto drop_{FOREIGN}",
+    ),
+    "pod_source": (
+        f"iif . ip saddr @{POD_SOURCES[4]} accept",
+        f"iif . ip6 saddr @{POD_SOURCES[6]} accept",
+        f"fib saddr . iif oif missing goto drop_{SPOOFED}",
+        f"add @{POD_SOURCES[4]} {{ iif . ip saddr }} accept",
+        f"add @{POD_SOURCES[6]} {{ iif . ip6 saddr }} accept",
+        "accept",
     ),
     "input": (
         "type filter hook input priority filter; policy accept;",

@@ -325,6 +325,8 @@ _STATEMENTS: Final[dict[str, Callable[[Table, list[str], Traffic], bool | str]]]
     "iifgroup": _group(is_in=True),
     "oifgroup": _group(is_in=False),
     "iifname": _never(1),  # lo: not a way between pods
+    "iif": _never(4),  # what the kernel remembers of sources: nothing yet
+    "add": _nothing(7),
     "fib": _fib,
     "ct": _ct,
     "ip": _address(4),

@@ -153,12 +153,12 @@ class Enforcement:
         differences = list(plan.differences)
         elements: list[ElementChange] = []
         for name, (text, wanted) in content.sets.items():
-            if name not in plan.unfilled:
+            if name not in plan.unfilled and not actual.sets[name].is_dynamic:
                 present = await self._read_elements(name, actual.sets[name], wanted)
                 if present != wanted:
                     elements += (found := list(compare_elements(name, wanted, present)))
                     differences.append(_difference(name, found))
-            elif text.is_map:
+            elif name in plan.unfilled and text.is_map:
                 elements += _additions(name, wanted)
         refusals = await self._table.write(replace(plan.removal, elements=elements))
         return Report(tuple(differences), tuple(refusals))

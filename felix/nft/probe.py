@@ -32,6 +32,11 @@ _FEATURES: Final = (
         "chain c {\n type filter hook prerouting priority raw;\n fib saddr . iif oif missing drop\n}",
     ),
     (
+        "sets that rules add to",
+        "set s {\n type iface_index . ipv6_addr; flags dynamic,timeout; timeout 10s\n}\n"
+        + _CHAIN.format("iif . ip6 saddr @s accept\n add @s { iif . ip6 saddr } accept"),
+    ),
+    (
         "TCP resets (CONFIG_NFT_REJECT_INET)",
         _CHAIN.format("tcp flags & (fin|syn|rst|ack) != syn ct state new reject with tcp reset"),
     ),

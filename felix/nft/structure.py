@@ -43,12 +43,12 @@ _CHAIN_COMMENT: Final = 0  # NFTNL_UDATA_CHAIN_COMMENT
 _RULE_CHAIN: Final = 2
 
 _ANONYMOUS: Final = 0x1  # NFT_SET_ANONYMOUS
-_SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_DATA_TYPE, _SET_USERDATA = 2, 3, 4, 6, 13  # NFTA_SET_*
+_SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_DATA_TYPE, _SET_TIMEOUT, _SET_USERDATA = 2, 3, 4, 6, 11, 13  # NFTA_SET_*
 _SET_COMMENT: Final = 7  # NFTNL_UDATA_SET_COMMENT
 
-# The kernel tells of what nobody has to tell it: counts, flags that are zero, and of address translation the end of a
-# range of one address, and that there are ranges (NF_NAT_RANGE_MAP_IPS, _PROTO_SPECIFIED).
-_SAYING_NOTHING: Final = re.compile(rb" pkts \d+ bytes \d+| 0x0(?= \])| $", re.MULTILINE)
+# The kernel tells of what nobody has to tell it: counts, flags and times that are zero, and of address translation the
+# end of a range of one address, and that there are ranges (NF_NAT_RANGE_MAP_IPS, _PROTO_SPECIFIED).
+_SAYING_NOTHING: Final = re.compile(rb" pkts \d+ bytes \d+| 0x0(?= \])| timeout 0ms| $", re.MULTILINE)
 _TRANSLATION: Final = re.compile(rb"(\[ nat .*addr_min reg (\d+))(?: addr_max reg \2)?(.*?)(?: flags 0x(\w+))? \]")
 _RANGES: Final = 0x3
 
@@ -126,6 +126,7 @@ def _parse_set(data: bytes, start: int, end: int) -> tuple[str, SetShape] | None
     header = set_header(
         int.from_bytes(found.get(_SET_KEY_TYPE, b"")),
         int.from_bytes(found.get(_SET_DATA_TYPE, b"")),
+        int.from_bytes(found.get(_SET_TIMEOUT, b"")),
         _comment(found.get(_SET_USERDATA, b""), _SET_COMMENT),
     )
     return None if flags & _ANONYMOUS else (read_name(found[_SET_NAME]), SetShape(flags, header))

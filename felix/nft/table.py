@@ -16,8 +16,7 @@ from felix.nft.elements import ElementChange, Elements
 
 TABLE: Final = "tortie"
 
-INTERVAL: Final = 0x4  # NFT_SET_INTERVAL
-MAP: Final = 0x8  # NFT_SET_MAP
+INTERVAL, MAP, TIMEOUT, DYNAMIC = 0x4, 0x8, 0x10, 0x20  # NFT_SET_INTERVAL, _MAP, _TIMEOUT, _EVAL
 
 
 class SetText(NamedTuple):
@@ -78,6 +77,11 @@ class SetShape(NamedTuple):
     def is_interval(self) -> bool:
         """Whether elements are intervals."""
         return bool(self.flags & INTERVAL)
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its elements are the kernel's affair: rules add them."""
+        return bool(self.flags & DYNAMIC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,27 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from felix.nft.table import INTERVAL, MAP, SetShape, SetText
+from felix.nft.table import DYNAMIC, INTERVAL, MAP, TIMEOUT, SetShape, SetText
 
 _HOOK: Final = re.compile(r"\s*type (\w+) hook (\w+) priority ([^;]+);(?: policy (\w+);)?")
 _COMMENT: Final = re.compile(r'^\s*comment "([^"]*)"', re.MULTILINE)
 _TYPE: Final = re.compile(r"\btype ([^;\n]+)")
-_INTERVALS: Final = re.compile(r"\bflags interval\b")
+_FLAGS: Final = re.compile(r"\bflags ([\w,]+)")
+_TIMEOUT: Final = re.compile(r"\btimeout (\d+)s")
 
 _HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}  # NF_INET_*
 _POLICIES: Final = {"drop": 0, "accept": 1}  # NF_*
 _PRIORITIES: Final = {"raw": -300, "mangle": -150, "dstnat": -100, "": 0, "filter": 0, "security": 50, "srcnat": 100}
-_TYPES: Final = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_proto": 12, "inet_service": 13, "mark": 19, "ifname": 41}
+_TYPES: Final = {  # enum datatypes of libnftables
+    "ipv4_addr": 7,
+    "ipv6_addr": 8,
+    "inet_proto": 12,
+    "inet_service": 13,
+    "mark": 19,
+    "iface_index": 20,
+    "ifname": 41,
+}
+_SET_FLAGS: Final = {"interval": INTERVAL, "timeout": TIMEOUT, "dynamic": DYNAMIC}
 _TYPE_BITS: Final = 6  # of each field of a concatenation
 _VERDICT: Final = 0xFFFFFF00  # NFT_DATA_VERDICT
 
@@ -45,9 +55,9 @@ def _priority(text: str) -> int:
     return _PRIORITIES[name] + int(text.removeprefix(name).replace(" ", "") or 0)
 
 
-def set_header(key: int, data: int, comment: str) -> str:
-    """Return what makes sets differ beside their flags: the types of keys and values."""
-    return f"{key} {data} {comment}"
+def set_header(key: int, data: int, timeout_ms: int, comment: str) -> str:
+    """Return what makes sets differ beside their flags: the types of keys and values, how long elements live."""
+    return f"{key} {data} {timeout_ms} {comment}"
 
 
 def shape_of(text: SetText) -> SetShape:
@@ -56,5 +66,8 @@ def shape_of(text: SetText) -> SetShape:
     key = 0
     for field in _TYPE.findall(text.text)[0].partition(":")[0].split("."):
         key = key << _TYPE_BITS | _TYPES[field.strip()]
-    flags = (MAP if text.is_map else 0) | (INTERVAL if _INTERVALS.search(text.text) else 0)
-    return SetShape(flags, set_header(key, _VERDICT if text.is_map else 0, found[1] if found else ""))
+    flags = MAP if text.is_map else 0
+    for word in ",".join(_FLAGS.findall(text.text)).split(","):
+        flags |= _SET_FLAGS[word] if word else 0
+    timeout_ms = 1000 * sum(map(int, _TIMEOUT.findall(text.text)))
+    return SetShape(flags, set_header(key, _VERDICT if text.is_map else 0, timeout_ms, found[1] if found else ""))

@@ -7,7 +7,9 @@ import json
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from policy.nftskeleton import (
     LOG_GROUP,
     NO_POLICYS_DOING,
     POD_INTERFACE_GROUP,
+    POD_SOURCES_TEXTS,
     RESET,
     TABLE,
     TO_NODE,
@@ -48,6 +51,8 @@ def text(**elements: str) -> str:
             lines += [f"map {names[digit]} {{", f"type {kind} : verdict"]
             lines += [f"elements = {{ {elements[names[digit]]} }}"] if names[digit] in elements else []
             lines += ["}"]
+    for name, kind in POD_SOURCES_TEXTS.items():
+        lines += [f"set {name} {{", kind, "}"]
     for name, rules in CHAINS.items():
         lines += [f"chain {name} {{", *rules, "}"]
     return "\n".join([*lines, "}", ""])
@@ -200,8 +205,8 @@ def test_what_others_go_by_stays_as_it_is() -> None:
 class TestKernel:
     @pytest.fixture
     def pods(self) -> Iterator[PodNode]:
-        """Pod 0, and somebody outside in the place of pod 1; the test runs inside the node's namespace."""
-        with pod_node(2) as node:
+        """Pods 0 and 2, and somebody outside in the place of pod 1; the test runs inside the node's namespace."""
+        with pod_node(3) as node:
             node.put_outside(1)
             self.nft(text())
             yield node
@@ -332,6 +337,34 @@ class TestKernel:
             unused = pods.address(family, 77)
             pods.ip(None, f"route add {unused}/{family.bits} dev h1")  # else there is no way there
             assert self.fate(ours, foreign, unused) == "nobody"
+
+    def test_a_source_is_remembered_for_its_own_link_alone_and_not_for_long(
+        self, pods: PodNode, family: Family, tmp_path: Path
+    ) -> None:
+        outside, pod = PLACES["outside"][family is Family.IPV6], pods.address(family, 0)
+        self.program(pods, family)
+        pods.ip(2, f"addr add {pod}/{family.bits} dev lo{' nodad' if family is Family.IPV6 else ''}")
+        heard = tmp_path / "heard"
+        with (
+            heard.open("wb") as output,
+            subprocess.Popen(["nft", "monitor"], stdout=output) as monitor,
+            self.bound(pods, family, 0, pod) as ours,
+            self.bound(pods, family, 2, pod) as spoofing,
+            self.bound(pods, family, 1, outside) as theirs,
+        ):
+            deadline = time.monotonic() + 60
+            while "word" not in heard.read_text():  # it takes a moment to begin
+                assert time.monotonic() < deadline
+                subprocess.run(["nft", "add table ip word; delete table ip word"], check=True)
+            assert self.fate(ours, theirs, outside) == ""
+            assert self.fate(ours, theirs, outside) == ""
+            assert self.fate(spoofing, theirs, outside) == "spoofed"
+            pods.ip(None, f"route replace {pod}/{family.bits} dev h2")
+            while self.fate(ours, theirs, outside) != "spoofed":
+                assert time.monotonic() < deadline
+            assert self.fate(spoofing, theirs, outside) == ""
+            monitor.terminate()
+        assert "inet tortie" not in heard.read_text(), "nobody hears of what the kernel remembers"
 
     def test_the_node_speaks_with_itself_from_an_address_of_the_pod_cidr(self, pods: PodNode, family: Family) -> None:
         own = PLACES["nobody"][family is Family.IPV6]
