@@ -100,6 +100,7 @@ SHOWN: Mapping[str, Shown] = {
             Column("Sessions", ".status.wantedSessions", "integer"),
             Column("Routes", ".status.routes.installed", "integer"),
             Column("Drain", ".status.drain.state"),
+            Column("Heartbeat", ".status.lastHeartbeatTime", "date"),
             Column("Message", f"{READY}.message"),
             Column("Reason", f"{READY}.reason", always=False),
             Column("Refused Routes", ".status.routes.refused", "integer", always=False),

@@ -45,7 +45,13 @@ def _show_all(answers: Sequence[tuple[str, list[Finding]]]) -> None:
         out.print(Text.assemble(("ok   ", "green"), f" nothing is wrong with {', '.join(well)}"), soft_wrap=True)
 
 
-@everywhere(Survey(list[Finding], _show_all))
+def _with_staleness(findings: list[Finding], staleness: str) -> list[Finding]:
+    """Add what only the API server knows of a node: that its agent reports no more."""
+    advice = "kubectl -n tortie-system logs of its agent: whether it can write to the API server, and whether it hangs"
+    return [*findings, Finding("reports", Level.FAIL, staleness, advice)]
+
+
+@everywhere(Survey(list[Finding], _show_all, with_staleness=_with_staleness))
 def doctor(
     config: Annotated[
         Path | None,

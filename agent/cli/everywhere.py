@@ -22,7 +22,7 @@ import typer
 from agent.cli.output import FAILED, FOUND, OK, Format, fail, print_json
 
 if TYPE_CHECKING:
-    from agent.fleet import Fleet, NodeUnreachableError, Outcome
+    from agent.fleet import Fleet, NodeUnreachableError, Outcome, Record
     from agent.objects.node_routing_status import NodeRoutingStatus
 
 T = TypeVar("T")
@@ -73,6 +73,7 @@ class Survey(Generic[T]):
     digest: Callable[[Any], T] | None = None  # makes less of an answer where all of it would be too much
     from_record: Callable[[NodeRoutingStatus], T] | None = None  # where what nodes wrote down is enough
     is_fine: Callable[[T], bool] = bool  # of what they wrote down
+    with_staleness: Callable[[T, str], T] | None = None  # adds to an answer that what the node wrote down is stale
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,25 +232,42 @@ async def survey_nodes(fleet: Fleet, words: Sequence[str], survey: Survey[T]) ->
     from agent.fleet import ask_all
 
     absences = await fleet.nodes()
-    records = await fleet.recorded() if survey.from_record else None
+    records = await _records(fleet, survey)
+    stale = {record.status.name: why for record in records or () if (why := record.staleness)}
     if records is not None and survey.from_record:
-        written = {record.name: survey.from_record(record) for record in records}
-        return [_recorded(node, absence, written, survey) for node, absence in absences.items()]
+        written = {record.status.name: survey.from_record(record.status) for record in records}
+        return [_recorded(node, absence or stale.get(node, ""), written, survey) for node, absence in absences.items()]
     outcomes = await ask_all(fleet, [node for node, absence in absences.items() if not absence], words)
     return [
-        _answered(node, outcomes[node], survey) if node in outcomes else NodeAnswer(node, FAILED, error=absence)
+        _answered(node, outcomes[node], survey, stale.get(node, ""))
+        if node in outcomes
+        else NodeAnswer(node, FAILED, error=absence)
         for node, absence in absences.items()
     ]
 
 
+async def _records(fleet: Fleet, survey: Survey[T]) -> Sequence[Record] | None:
+    """Return what nodes wrote down, if it is wanted. Raises FleetError where it is all that there is to show."""
+    from agent.fleet import FleetError
+
+    if not (survey.from_record or survey.with_staleness):
+        return None
+    try:
+        return await fleet.recorded()
+    except FleetError:
+        if survey.from_record:
+            raise
+        return None
+
+
 def _recorded(node: str, absence: str, written: Mapping[str, T], survey: Survey[T]) -> NodeAnswer:
-    """Return what a node wrote down; without an agent that is of old."""
+    """Return what a node wrote down; without an agent that works it is of old."""
     if absence or node not in written:
         return NodeAnswer(node, FAILED, error=absence or "its agent has written nothing down yet")
     return NodeAnswer(node, OK if survey.is_fine(written[node]) else FOUND, written[node])
 
 
-def _answered(node: str, outcome: Outcome | NodeUnreachableError, survey: Survey[T]) -> NodeAnswer:
+def _answered(node: str, outcome: Outcome | NodeUnreachableError, survey: Survey[T], staleness: str) -> NodeAnswer:
     from agent.fleet import NodeUnreachableError
 
     if isinstance(outcome, NodeUnreachableError):
@@ -260,4 +278,7 @@ def _answered(node: str, outcome: Outcome | NodeUnreachableError, survey: Survey
         said = msgspec.json.decode(outcome.output, type=survey.answer)
     except msgspec.DecodeError as error:
         return NodeAnswer(node, FAILED, error=f"it answers what is not understood here (another version?): {error}")
-    return NodeAnswer(node, outcome.status, survey.digest(said) if survey.digest else said)
+    answer = survey.digest(said) if survey.digest else said
+    if staleness and survey.with_staleness:
+        return NodeAnswer(node, max(outcome.status, FOUND), survey.with_staleness(answer, staleness))
+    return NodeAnswer(node, outcome.status, answer)

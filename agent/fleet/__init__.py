@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from agent.objects.node_routing_status import NodeRoutingStatus
+from agent.objects.node_routing_status import STALE_S, NodeRoutingStatus
 
 AT_ONCE: Final = 16
 """How many nodes are asked side by side."""
@@ -36,6 +36,20 @@ class Outcome(NamedTuple):
     complaint: str = ""
 
 
+class Record(NamedTuple):
+    """What an agent wrote down of its node, and how long ago, by one clock; None: it does not say."""
+
+    status: NodeRoutingStatus
+    age_s: float | None = None
+
+    @property
+    def staleness(self) -> str:
+        """That nobody should go by it any more, for people; empty if it may be so still."""
+        if self.age_s is None or self.age_s < STALE_S:
+            return ""
+        return f"STALE: its agent last wrote NodeRoutingStatus {self.age_s / 60:.0f} minutes ago"
+
+
 class Fleet(Protocol):
     """A cluster's nodes. `name` is for people: lab two-racks, cluster prod."""
 
@@ -49,7 +63,7 @@ class Fleet(Protocol):
     async def node_of(self, end: str) -> str:
         """Return the node that a pod is on (NAMESPACE/NAME or NAME), empty if nobody knows. Raises FleetError."""
 
-    async def recorded(self) -> Sequence[NodeRoutingStatus] | None:
+    async def recorded(self) -> Sequence[Record] | None:
         """Return what the agents wrote down of themselves; None where they do not. Raises FleetError."""
 
     async def run(self, node: str, words: Sequence[str]) -> Outcome:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agent.fleet import FleetError, NodeUnreachableError, Outcome
-from agent.objects.node_routing_status import NodeRoutingStatus
+from agent.fleet import FleetError, NodeUnreachableError, Outcome, Record
 
 
 class FakeFleet:
@@ -18,7 +17,7 @@ class FakeFleet:
         answers: Mapping[str, Outcome | str],
         *,
         pods: Mapping[str, str] | None = None,
-        recorded: Sequence[NodeRoutingStatus] | None = None,
+        recorded: Sequence[Record] | None = None,
     ) -> None:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
         self.error = ""  # why nothing can be asked at all
@@ -37,7 +36,7 @@ class FakeFleet:
         self._check()
         return self._pods.get(end, "")
 
-    async def recorded(self) -> Sequence[NodeRoutingStatus] | None:
+    async def recorded(self) -> Sequence[Record] | None:
         """Return what was given."""
         self._check()
         return self._recorded

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from agent.fleet import FleetError, NodeUnreachableError, Outcome
+from agent.fleet import FleetError, NodeUnreachableError, Outcome, Record
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client, Request, Resource
 from agent.kubernetes.errors import Refused, Unreachable
@@ -114,11 +114,11 @@ class KubernetesFleet:
         nodes = {pod.spec.node_name async for page in self._pages(request, _Pods) for pod in page.items}
         return nodes.pop() if len(nodes) == 1 else ""
 
-    async def recorded(self) -> Sequence[NodeRoutingStatus] | None:
+    async def recorded(self) -> Sequence[Record] | None:
         """Return the NodeRoutingStatus of every node."""
         kind = KINDS[NodeRoutingStatus.kind]
         group, _, version = kind.group_version.partition("/")
-        found: list[NodeRoutingStatus] = []
+        found: list[Record] = []
         async for page in self._pages(Request("list", Resource(group, version, kind.plural)), _Documents):
             for document in page.items:
                 try:
@@ -126,7 +126,8 @@ class KubernetesFleet:
                 except Invalid:  # of another version of the agent: it can be asked itself
                     continue
                 if isinstance(status, NodeRoutingStatus):
-                    found.append(status)
+                    last = status.status.last_heartbeat_time
+                    found.append(Record(status, self._client.time() - last.timestamp() if last else None))
         return found
 
     async def run(self, node: str, words: Sequence[str]) -> Outcome:

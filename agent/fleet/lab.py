@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from agent.fleet import FleetError, NodeUnreachableError, Outcome
+from agent.fleet import FleetError, NodeUnreachableError, Outcome, Record
 from agent.lab.lab import Lab
 from agent.lab.state import LabError, default_root, the_only_name
-from agent.objects.node_routing_status import NodeRoutingStatus
 
 
 class LabFleet:
@@ -39,7 +38,7 @@ class LabFleet:
         """Return the node of a pod by its name."""
         return self._lab.topology.pods.get(end.rpartition("/")[2], "")
 
-    async def recorded(self) -> Sequence[NodeRoutingStatus] | None:
+    async def recorded(self) -> Sequence[Record] | None:
         """Return None: without an API server there is nowhere to write."""
         return None
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -95,6 +97,11 @@ class Client:
         self._api: ApiClient | None = None
         self._is_stale = False  # the server knows us no more: what we are known by may have been replaced
         self._making = asyncio.Lock()
+        self._ahead_s = 0.0  # of our clock is the server's
+
+    def time(self) -> float:
+        """Return the seconds since the epoch by the server's clock; by ours before it has answered."""
+        return time.time() + self._ahead_s
 
     def __str__(self) -> str:
         return f"API server {self._api.configuration.host}" if self._api else f"API server by {self._access}"
@@ -157,6 +164,8 @@ class Client:
         metrics.API_REQUESTS.labels(request.verb, f"{request.resource}/{request.subresource}".rstrip("/")).inc()
         with _in_words():
             response = await self._send(request, limits)
+            with contextlib.suppress(ValueError):  # it says none, or nonsense
+                self._ahead_s = parsedate_to_datetime(response.headers.get("Date", "")).timestamp() - time.time()
             if response.status < 400:
                 return response
             body = await response.read()

@@ -1,6 +1,7 @@
 """What an agent writes to the API server: the status of its node, and Events for objects that are not in force.
 
-    every few seconds: look at the running state; write NodeRoutingStatus if a state is new, and counts once a minute
+    every few seconds: look at the running state; write NodeRoutingStatus if a state is new, counts once a minute, and
+    if nothing is new every 90 seconds that we are there
     when the node can carry pods: Node condition NetworkUnavailable, once and whenever somebody has set it again
 
 A server that is away or says no harms nobody: it is tried again, with pauses.
@@ -24,6 +25,7 @@ from agent.kubernetes.events import Pace, complaints, event, tells
 from agent.kubernetes.routing_status import content, states
 from agent.objects.kinds import GROUP
 from agent.objects.model import Key
+from agent.objects.node_routing_status import HEARTBEAT_S
 from agent.report import timestamp
 from agent.view import View
 
@@ -112,6 +114,7 @@ class Reporter:
         *,
         look_s: float = LOOK_S,
         counts_s: float = COUNTS_S,
+        heartbeat_s: float = HEARTBEAT_S,
         condition_s: float = CONDITION_S,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -120,6 +123,7 @@ class Reporter:
         self._names = names
         self._look_s = look_s
         self._counts_s = counts_s
+        self._heartbeat_s = heartbeat_s
         self._condition_s = condition_s
         self._now = now
         self._node = view.node
@@ -154,14 +158,16 @@ class Reporter:
     async def _report_status(self) -> None:
         status = content(self._view.status(), self._view.peers(), self._written, timestamp(time.time()))
         is_news = states(status) != states(self._written)
-        is_late = status != self._written and self._now() - self._written_at >= self._counts_s
+        age_s = self._now() - self._written_at
+        is_late = age_s >= self._heartbeat_s or (status != self._written and age_s >= self._counts_s)
         if not (is_news or is_late):
             return
         is_first = not self._written
         try:
             if is_first:
                 await self._apply("", {"metadata": {"ownerReferences": [self._owner()]}})
-            await self._apply("status", {"status": status})
+            heartbeat = {"lastHeartbeatTime": timestamp(self._client.time())}
+            await self._apply("status", {"status": status | heartbeat})
         except Refused as refused:
             if refused.status == 404 and not is_first:
                 self._written = {}  # somebody deleted it

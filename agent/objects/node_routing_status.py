@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,12 @@ from agent.objects.model import Model, Object
 from agent.objects.scalars import ASN, Address, FamilyName, RouterID, Time, Whole
 
 Count = Annotated[int, Whole("a count", 0, 2**31 - 1)]
+
+HEARTBEAT_S: Final = 90.0
+"""How often an agent writes at the least."""
+
+STALE_S: Final = 300.0
+"""What was written so long ago is not taken for what is so: three heartbeats were missed."""
 
 
 class FamilyStatus(Model):
@@ -75,6 +81,11 @@ class NodeRoutingStatusStatus(Model):
     routes: RoutesStatus = Field(default=RoutesStatus(), description="Counts of routes.")
     drain: DrainStatus | None = Field(default=None, description="There while the node is drained or being so.")
     conditions: tuple[Condition, ...] = Field(default=(), description="Statements about the node.")
+    last_heartbeat_time: Time | None = Field(
+        default=None,
+        description="When the agent last wrote, by the API server's clock. It does so every 90 seconds; where that was "
+        "five minutes ago, take the rest for what once was.",
+    )
 
 
 class NodeRoutingStatus(Object):

@@ -154,6 +154,7 @@ def test_kubectl_shows_what_an_administrator_looks_for(cluster: Cluster) -> None
     cluster.apply(*peers, status)
     try:
         shown = cluster.kubectl("get", "bgppeers,noderoutingstatuses")
+        heartbeat = cluster.kubectl("get", "noderoutingstatuses", "-o", "jsonpath={.items[*].status.lastHeartbeatTime}")
         everything = cluster.kubectl("get", "tortie", "-o", "name")
     finally:
         cluster.delete(*peers, status)
@@ -162,4 +163,6 @@ def test_kubectl_shows_what_an_administrator_looks_for(cluster: Cluster) -> None
     assert rows["bgppeer.tortie.dev/rack-a-tor-1"][1:3] == ["172.16.1.1", "65100"]
     assert rows["noderoutingstatus.tortie.dev/n1"][1:7] == ["True", "65001", "172.16.1.11", "1", "1", "4"]
     assert "1 session established" in shown
+    assert "HEARTBEAT" in shown
+    assert heartbeat == status["status"]["lastHeartbeatTime"]
     assert len(everything.split()) == 3

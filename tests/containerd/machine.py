@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 import yaml
 
 from agent.cni.conflist import FILE_NAME, PLUGINS
-from tests.containerd.cri import Runtime
+from tests.containerd.cri import CriError, Runtime
 
 ROOT: Final = Path(__file__).parents[2]
 OWN_PLUGIN: Final = ROOT / "cni" / "bin" / "tortie-cni"
@@ -79,6 +79,20 @@ def _pause_image() -> bytes:
     return pack(
         {"layer.tar": (layer, 0o644)} | {name: (json.dumps(each).encode(), 0o644) for name, each in files.items()}
     )
+
+
+def run_as_kubelets_do(machine: Machine, name: str, **config: Any) -> str:
+    """Start a pod's sandbox; what fails is tried again with a new one."""
+    deadline = time.monotonic() + 120
+    attempt = 0
+    while True:
+        try:
+            return machine.runtime.run(name, attempt=attempt, **config)
+        except CriError:
+            if time.monotonic() > deadline:
+                raise
+            attempt += 1
+            time.sleep(1)
 
 
 class Machine:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.containerd.cri import CriError
-from tests.containerd.machine import Machine
+from tests.containerd.machine import Machine, run_as_kubelets_do
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(240)]
 
@@ -24,20 +23,6 @@ FROM_FRONT: dict[str, Any] = {
     "policyTypes": ["Ingress"],
     "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "front"}}}]}],
 }
-
-
-def run_as_kubelets_do(machine: Machine, name: str) -> str:
-    """Start a pod's sandbox; what fails is tried again with a new one."""
-    deadline = time.monotonic() + 120
-    attempt = 0
-    while True:
-        try:
-            return machine.runtime.run(name, attempt=attempt)
-        except CriError:
-            if time.monotonic() > deadline:
-                raise
-            attempt += 1
-            time.sleep(1)
 
 
 class KillingAgents:

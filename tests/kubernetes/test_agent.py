@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from agent.kubernetes import permissions
 from agent.objects.kinds import OWN_NAMESPACE
+from agent.objects.node_routing_status import HEARTBEAT_S
 from agent.report import ConditionReport, StatusReport
 from tests.kubernetes.cluster import ApiError, Cluster
 from tests.kubernetes.node import WHY_NOT, AgentNode, until
@@ -72,6 +74,8 @@ def test_it_programs_the_pod_cidrs_of_its_node_and_reports_so(node: AgentNode) -
     assert status["localASN"] == 64512
     assert status["routes"]["installed"] == 2
     assert conditions(status)["ObjectsAccepted"]["status"] == "True"
+    heartbeat = datetime.fromisoformat(status["lastHeartbeatTime"])
+    assert abs((datetime.now(UTC) - heartbeat).total_seconds()) < HEARTBEAT_S
 
     def unavailable() -> list[str]:
         found = node.cluster.get(node.manifest())["status"].get("conditions", ())

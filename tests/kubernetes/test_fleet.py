@@ -220,7 +220,7 @@ async def test_what_agents_wrote_down_is_read_page_by_page(
             }
         )
     found = await fleet.recorded() or ()
-    mine = {each.name: each.status.local_asn for each in found if each.name.startswith("look-")}
+    mine = {each.status.name: each.status.status.local_asn for each in found if each.status.name.startswith("look-")}
     assert mine == {f"look-{number}": 64512 + number for number in range(5)}
 
 

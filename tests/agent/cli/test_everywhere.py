@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from agent.cli import everywhere
 from agent.cli.main import app
-from agent.fleet import FleetError, Outcome
+from agent.doctor import Finding, Level
+from agent.fleet import FleetError, Outcome, Record
 from agent.fleet.fake import FakeFleet
 from agent.objects.kinds import KINDS
-from agent.objects.node_routing_status import NodeRoutingStatus
+from agent.objects.node_routing_status import STALE_S, NodeRoutingStatus
 from agent.report import InstalledRoute, PeerReport
 from tests.agent.cli.test_look import DOWN, PEER
 
@@ -50,7 +51,7 @@ def of(node: str, report: PeerReport = PEER) -> list[PeerReport]:
     return [msgspec.structs.replace(report, node=node)]
 
 
-def record(node: str, state: str = "Established", ready: str = "True") -> NodeRoutingStatus:
+def record(node: str, state: str = "Established", ready: str = "True", age_s: float = 30.0) -> Record:
     document = {
         "metadata": {"name": node},
         "status": {
@@ -73,7 +74,7 @@ def record(node: str, state: str = "Established", ready: str = "True") -> NodeRo
     }
     decoded = KINDS["NodeRoutingStatus"].decode(document)
     assert isinstance(decoded, NodeRoutingStatus)
-    return decoded
+    return Record(decoded, age_s)
 
 
 def test_another_node_is_asked_in_the_same_words_and_its_answer_is_ours(world: World) -> None:
@@ -154,6 +155,25 @@ def test_what_nodes_wrote_down_is_read_and_nobody_is_asked(world: World) -> None
     assert answers["n3"]["error"] == "no agent pod is there", "what it wrote is of old"
     assert answers["n4"]["error"] == "its agent has written nothing down yet"
     assert fleet.asked == []
+
+
+def test_what_a_node_wrote_down_long_ago_is_not_shown_as_if_it_were_so(world: World) -> None:
+    answers = {"n1": Outcome(0, b""), "n2": Outcome(0, b"")}
+    run, _ = world(answers, recorded=[record("n1", age_s=STALE_S - 1), record("n2", age_s=720)])
+    for command in ("status", "peers"):
+        status, text = run(command, "--all-nodes")
+        assert status == 2
+        assert "tortie: n2: STALE: its agent last wrote NodeRoutingStatus 12 minutes ago" in text
+        assert [line.split()[0] for line in text.splitlines()[:2]] == ["Node", "n1"]
+
+
+def test_doctor_says_of_a_node_that_answers_that_it_reports_no_more(world: World) -> None:
+    well = said([Finding("links", Level.OK, "all links are up")])
+    run, _ = world({"n1": well, "n2": well}, recorded=[record("n1"), record("n2", age_s=720)])
+    status, text = run("doctor", "--all-nodes")
+    assert status == 1
+    assert "n2:\nFAIL  STALE: its agent last wrote NodeRoutingStatus 12 minutes ago" in text
+    assert "nothing is wrong with n1" in text
 
 
 def test_sessions_are_read_from_what_nodes_wrote_down(world: World) -> None:

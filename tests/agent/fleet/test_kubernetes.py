@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -99,7 +100,19 @@ async def test_a_status_of_another_version_is_left_out() -> None:
         {"metadata": {"name": "n2"}, "status": {"sessions": "many"}},
     ]
     recorded = await cluster.fleet.recorded()
-    assert [each.metadata.name for each in recorded or ()] == ["n1"]
+    assert [each.status.name for each in recorded or ()] == ["n1"]
+
+
+async def test_how_old_a_status_is_is_told_by_the_server_s_clock() -> None:
+    cluster = Cluster()
+    cluster.client.clock = datetime(2026, 11, 21, 12, 6, tzinfo=UTC).timestamp()  # whatever ours says
+    times = {"n1": "2026-11-21T12:05:00Z", "n2": "2026-11-21T12:00:00Z"}
+    cluster.statuses = [
+        {"metadata": {"name": name}, "status": {"lastHeartbeatTime": time}} for name, time in times.items()
+    ]
+    cluster.statuses.append({"metadata": {"name": "n3"}, "status": {}})
+    recorded = await cluster.fleet.recorded() or ()
+    assert [(each.age_s, bool(each.staleness)) for each in recorded] == [(60, False), (360, True), (None, False)]
 
 
 async def test_a_command_is_run_in_the_agents_container(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,10 @@ class FakeClient:
     def __init__(self, answer: Callable[[Request], Any] = lambda _request: {}) -> None:
         self.answer = answer
         self.asked: list[Request] = []
+        self.clock = 1_800_000_000.0
+
+    def time(self) -> float:
+        return self.clock
 
     def __str__(self) -> str:
         return "API server https://api"

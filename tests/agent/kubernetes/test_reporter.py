@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from agent.kubernetes.client import Request
 from agent.kubernetes.errors import Refused, Unreachable
 from agent.kubernetes.reporter import CONDITION_S, COUNTS_S, Reporter
 from agent.objects.model import Key
+from agent.objects.node_routing_status import HEARTBEAT_S
 from agent.objects.problem import Problem
 from felix.route import blackhole
 from inet.prefix import Family, Prefix
@@ -92,6 +94,17 @@ async def test_a_new_state_is_written_at_once_and_a_new_count_after_a_while(serv
     await server.world.fib.apply()
     assert await server.after(5) == []
     assert await server.after(COUNTS_S) == STATUS
+
+
+async def test_a_node_that_has_no_news_says_now_and_then_that_it_is_there(server: Server) -> None:
+    server.client.clock = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
+    await server.reporter._look()
+    assert server.client.asked[1].body["status"]["lastHeartbeatTime"] == "2026-11-21T12:00:00Z"
+    server.client.verbs()
+    assert await server.after(HEARTBEAT_S - 1) == []
+    assert await server.after(1) == STATUS
+    asked = [await server.after(5) for _ in range(720)]
+    assert 30 <= sum(each.count(STATUS[0]) for each in asked) <= 40, "in an hour"
 
 
 async def test_another_node_of_the_same_name_gets_a_status_of_its_own(server: Server) -> None:
