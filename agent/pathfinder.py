@@ -68,24 +68,24 @@ class PathFinder:
         links = await pod_links(own) if own else {}
         family = Family.IPV4 if len(packed[0]) == 4 else Family.IPV6
         protocol = PROTOCOLS.get(story.protocol, _ICMP[family])
-        there = Flow(packed[1], packed[0], 0, protocol, question.source_port, story.port or 0)
-        back = Flow(packed[0], packed[1], links.get(packed[1], 0), protocol)
+        source_link, destination_link = (links.get(each, 0) for each in packed)
         with ExitStack() as stack:
             look = _Look(stack.enter_context(closing(FlowLookup())), stack.enter_context(closing(Devices())))
-            way_back = look.flows.route(back if destination.node == here else Flow(packed[0]))
-            arriving = links.get(packed[0], 0)
+            answer = Flow(packed[0], packed[1], destination_link, protocol)
+            way_back = look.flows.route(answer if destination.node == here else Flow(packed[0]))
+            arrives_by = source_link
             if source.node != here and way_back.ways:
-                arriving = way_back.ways[0].interface
-            forward = there._replace(
-                interface=arriving, source=there.source if arriving or source.node == here else b""
-            )
+                arrives_by = way_back.ways[0].interface  # from elsewhere: by the link that answers leave by
+            # Of a packet that came by no link the kernel takes no source but its own.
+            known_source = packed[0] if arrives_by or source.node == here else b""
+            packet = Flow(packed[1], known_source, arrives_by, protocol, question.source_port, story.port or 0)
             return NodeFacts(
                 node=here,
                 source=source,
                 destination=destination,
-                source_link=look.link(links.get(packed[0])),
-                destination_link=look.link(links.get(packed[1])),
-                route=self._route(look, look.flows.route(forward), packed[1]),
+                source_link=look.link(source_link),
+                destination_link=look.link(destination_link),
+                route=self._route(look, look.flows.route(packet), packed[1]),
                 back=self._route(look, way_back, packed[0]),
                 policy=story,
                 policy_error=policy.error,
@@ -165,7 +165,7 @@ class _Look:
         except OSError:
             return None
 
-    def link(self, interface: int | None) -> LinkFacts | None:
+    def link(self, interface: int) -> LinkFacts | None:
         device = self.device(interface) if interface else None
         if device is None:
             return None
