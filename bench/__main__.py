@@ -22,6 +22,7 @@ from bench import (
     idle,
     kernel_writer,
     kubernetes,
+    nat,
     policy,
     policy_flood,
     policy_packets,
@@ -41,6 +42,7 @@ BENCHMARKS: Final = (
     policy_packets,
     policy_flood,
     encapsulation,
+    nat,
     kubernetes,
 )
 _RESULTS: Final = Path(__file__).parent / "results"

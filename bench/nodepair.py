@@ -102,7 +102,7 @@ class NodePair:
                     client.send(data)
                 return _DATAGRAMS
 
-            return _rate(piece, seconds)
+            return rate(piece, seconds)
 
     def stream(self, family: Family, seconds: float) -> float:
         """Return bytes a second of one TCP connection."""
@@ -118,7 +118,7 @@ class NodePair:
 
             for _ in range(_WARM):
                 piece()
-            return _rate(piece, seconds)
+            return rate(piece, seconds)
 
     def round_trips(self, family: Family, seconds: float) -> float:
         """Return round trips a second, one after another, of small datagrams."""
@@ -132,7 +132,7 @@ class NodePair:
                     client.recv(16)
                 return _ROUND_TRIPS
 
-            return _rate(piece, seconds)
+            return rate(piece, seconds)
 
     @contextlib.contextmanager
     def _ends(self, family: Family, kind: socket.SocketKind) -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -156,13 +156,13 @@ class NodePair:
             yield client, server
 
 
-def _rate(piece: Callable[[], int], seconds: float) -> float:
-    """Do a piece of work again and again; return the rate of the fastest fifth."""
+def rate(piece: Callable[[], int], seconds: float, *, most: int | None = None) -> float:
+    """Do a piece of work again and again, `most` times at most; return the rate of the fastest fifth."""
     taken: list[float] = []
     piece()
     ending = time.perf_counter() + seconds
     done, now = 0, 0.0
-    while now < ending:
+    while now < ending and len(taken) != most:
         began = time.perf_counter()
         done = piece()
         now = time.perf_counter()
