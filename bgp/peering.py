@@ -100,7 +100,8 @@ class _Planner:
         for prefix in self._own_prefixes:
             if self._node.address(prefix.family) is None:
                 reason = f"no InternalIP of family {prefix.family.label}, but a pod CIDR {prefix}"
-                self._complain("Node", self._node.name, "status.addresses", reason, "Other nodes do not learn it.")
+                effect = "Other nodes do not learn it. A kubelet takes both from --node-ip."
+                self._complain("Node", self._node.name, "status.addresses", reason, effect)
         # BGPPeers before the mesh: what somebody wrote beats what follows by itself.
         for peering in sorted(self._config.peerings, key=lambda peering: (peering.created, peering.name)):
             if peering.address is not None:

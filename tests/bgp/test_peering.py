@@ -133,7 +133,7 @@ def test_a_pod_cidr_of_a_family_the_node_has_no_address_of_is_complained_about()
             "n1",
             "status.addresses",
             "no InternalIP of family IPv6, but a pod CIDR fd42:0:0:1::/64",
-            "Other nodes do not learn it.",
+            "Other nodes do not learn it. A kubelet takes both from --node-ip.",
         ),
     )
 
