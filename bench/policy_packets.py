@@ -1,12 +1,16 @@
 """What a packet between two pods pays for policy: without any rules, with no, 100 and 10,000 policies, with a list.
 
+Conntrack alone, with one rule that lets established connections pass, is what a node has that does nothing but
+kube-proxy's work.
+
 The pods are on one node. With policies in the cluster, 50 are about the receiver, and the one that lets the sender in
 is the last of them. The list is what rules are where pods are told apart one by one: a rule for each of 1,000 pairs.
 
 Each subject has a network of its own, and all stand side by side: round after round each of them is given a piece of
 work of about a millisecond, so that what the machine does besides befalls all alike. A piece during which the CPU was
-taken away is done again. What counts is the median of the quotients with the subject without rules, of the same round;
-a second network without rules says how far such a figure can be trusted. One thread, kept on one CPU, does the whole
+taken away is done again. What counts is the median of the quotients with another subject in the same round. All of it
+is done in several sets of networks, and the lowest and the highest median of a set are told, as are those of a second
+network without rules: they say how far such a figure can be trusted. One thread, kept on one CPU, does the whole
 work of both ends and of the kernel between them, so its speed is the cost of the way.
 """
 
@@ -14,15 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import itertools
 import os
 import resource
-import socket
 import statistics
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
@@ -30,11 +31,12 @@ from agent.policy_table import content_of
 from bench import network
 from bench.measure import BenchError, Results, Settings
 from bench.network import Network
+from bench.packet_work import new_flows, one_flow, requests, stream
 from felix.namespaces import entered
 from felix.nft.enforcement import Enforcement
 from felix.nft.kerneltable import KernelRuleTable
 from felix.nft.library import Library
-from inet.prefix import Family, IPAddress, family_of
+from inet.prefix import Family
 from policy.compiler import Engine
 from policy.networkpolicy import decode_network_policy
 from policy.nftskeleton import POD_INTERFACE_GROUP
@@ -49,24 +51,28 @@ UDP: Final[Quantity] = ("UDP, one flow", "1,000/s")
 NEW: Final[Quantity] = ("UDP, every datagram a new flow", "1,000/s")
 TCP: Final[Quantity] = ("TCP, one stream", "Gbit/s")
 REQUESTS: Final[Quantity] = ("TCP, a byte there and back", "1,000/s")
-COST: Final = ("slower than without any rules", "%")
-
-NO_RULES, AGAIN, NONE, LIST = "no rules at all", "no rules, again", "0 policies", "list of 1,000 rules"
+NO_RULES, AGAIN, NONE = "no rules at all", "no rules, again", "0 policies"
+CONNTRACK, LIST = "conntrack alone", "list of 1,000 rules"
 POLICIES: Final = {NONE: 0, "100 policies": 100, "10,000 policies": 10_000}
-SUBJECTS: Final = (NO_RULES, AGAIN, *POLICIES, LIST)
-_CONNTRACK: Final = (
+SUBJECTS: Final = (NO_RULES, AGAIN, CONNTRACK, *POLICIES, LIST)
+_OURS: Final = "10,000 policies"
+
+COST: Final[Quantity] = ("slower than with 0 policies", "%")
+_COSTS: Final = {
+    NONE: COST,
+    CONNTRACK: ("slower than with conntrack alone", "%"),
+    NO_RULES: ("slower than without any rules", "%"),
+}
+_TRACKED: Final = (
     "table inet linear { chain forward { type filter hook forward priority filter; ct state established,related accept;"
 )
+_SETS: Final = 5
+_ROUNDS: Final = 100
 _ON_THE_POD: Final = 50
-_PORT: Final = 5001
-_DATAGRAMS: Final = 200  # at a time
-_EXCHANGES: Final = 60
-_STREAM: Final = 2 << 20
-_WRITE: Final = 1 << 16
 _ATTEMPTS: Final = 5
-_NEW_ROUNDS: Final = 100  # the kernel remembers each flow for half a minute, and 65,536 of them
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-_CONFIDENCE: Final = 1.96  # standard deviations: 95 %
+
+_WORK: Final = {UDP: one_flow, NEW: new_flows, TCP: stream, REQUESTS: requests}
+_SCALE: Final = {UDP: 1e-3, NEW: 1e-3, TCP: 8e-9, REQUESTS: 1e-3}
 
 
 def case_name(family: Family, quantity: tuple[str, str] | None = None) -> str:
@@ -76,7 +82,7 @@ def case_name(family: Family, quantity: tuple[str, str] | None = None) -> str:
 
 
 class Quotient(NamedTuple):
-    """How fast a subject is beside another: the median of all rounds, and between what it lies with 95 %."""
+    """How fast a subject is beside another: the median of the sets' medians, and the lowest and the highest of them."""
 
     median: float
     low: float
@@ -86,44 +92,60 @@ class Quotient(NamedTuple):
         return f"{100 * self.median:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
-def quotient(these: Sequence[float], those: Sequence[float]) -> Quotient:
-    """Compare rates round by round. The limits are order statistics: nothing is supposed about how they scatter."""
-    ordered = sorted(one / other for one, other in zip(these, those, strict=True))
-    middle, spread = len(ordered) / 2, _CONFIDENCE * len(ordered) ** 0.5 / 2
-    low, high = max(0, int(middle - spread)), min(len(ordered) - 1, int(middle + spread))
-    return Quotient(statistics.median(ordered), ordered[low], ordered[high])
+Rates: TypeAlias = dict[str, list[list[float]]]
+"""Of each subject: in each set, a rate for each round."""
+
+
+def quotient(these: Sequence[Sequence[float]], those: Sequence[Sequence[float]]) -> Quotient:
+    """Compare rates: round by round, set by set."""
+    medians = [
+        statistics.median(one / other for one, other in zip(*rounds, strict=True))
+        for rounds in zip(these, those, strict=True)
+    ]
+    return Quotient(statistics.median(medians), min(medians), max(medians))
 
 
 def run(settings: Settings) -> Iterator[Results]:
     """Yield the figures of each family."""
-    for family in Family:
-        yield _compare(family, rounds=5 if settings.quick else 600)
+    rates: dict[Family, dict[Quantity, Rates]] = {
+        family: {quantity: {subject: [] for subject in SUBJECTS} for quantity in _WORK} for family in Family
+    }
+    for _ in range(1 if settings.quick else _SETS):
+        _measure_set(rates, rounds=5 if settings.quick else _ROUNDS)
+    for family, found in rates.items():
+        yield _results(family, found)
 
 
-def _compare(family: Family, *, rounds: int) -> Results:
-    results = Results()
+def _measure_set(rates: Mapping[Family, Mapping[Quantity, Rates]], rounds: int) -> None:
+    """Measure everything once, in networks made for it: where their things lie in memory matters, too."""
     with contextlib.ExitStack() as stack:
         nets = {subject: stack.enter_context(Network(2)) for subject in SUBJECTS}
         for subject, net in nets.items():
             become_pods(net)
             _stand(net, subject)
         stack.enter_context(_on_one_cpu())
-        rates = {}
-        for quantity, work in _WORK.items():
+        for family, (quantity, work) in itertools.product(Family, _WORK.items()):
             with contextlib.ExitStack() as sockets:
                 pieces = {subject: sockets.enter_context(work(net, family)) for subject, net in nets.items()}
-                rates[quantity] = interleave(pieces, min(rounds, _NEW_ROUNDS) if quantity == NEW else rounds)
+                for subject, found in interleave(pieces, rounds).items():
+                    rates[family][quantity][subject].append(found)
+
+
+def _results(family: Family, rates: Mapping[Quantity, Rates]) -> Results:
+    results = Results()
     for subject in SUBJECTS:
-        figures = {quantity: statistics.median(found[subject]) * _SCALE[quantity] for quantity, found in rates.items()}
-        results.take(case_name(family), "Tortie" if subject == "10,000 policies" else subject, [figures])
+        figures = {
+            quantity: statistics.median(itertools.chain.from_iterable(found[subject])) * _SCALE[quantity]
+            for quantity, found in rates.items()
+        }
+        if subject != AGAIN:
+            results.take(case_name(family), "Tortie" if subject == _OURS else subject, [figures])
     for quantity, found in rates.items():
-        compared = {subject: quotient(found[subject], found[NO_RULES]) for subject in SUBJECTS if subject != NO_RULES}
-        for subject, each in compared.items():
-            name = "Tortie" if subject == "10,000 policies" else subject
-            results.take(case_name(family, quantity), name, [{COST: 100 * (1 - each.median)}])
-        said = "; ".join(f"{subject} {each}" for subject, each in compared.items())
-        results.notes.append(f"{family.label}, {quantity[0]}: {said}")
-    results.notes.append("Tortie: with 10,000 policies, 50 of them about the receiver; % of the speed without rules")
+        costs = {cost: 100 * (1 - quotient(found[_OURS], found[other]).median) for other, cost in _COSTS.items()}
+        results.take(case_name(family, quantity), "Tortie", [costs])
+        compared = (f"{subject} {quotient(found[subject], found[NO_RULES])}" for subject in SUBJECTS[1:])
+        results.notes.append(f"{family.label}, {quantity[0]}, beside no rules: {'; '.join(compared)}")
+    results.notes.append("Tortie: with 10,000 policies, 50 of them about the receiver")
     return results
 
 
@@ -184,9 +206,11 @@ def _stand(net: Network, subject: str) -> None:
     """Put into the node's kernel what a subject is."""
     with entered(net.node):
         network.run("nft", "flush ruleset")
-        if subject == LIST:
+        if subject == CONNTRACK:
+            network.run("nft", f"{_TRACKED} }}; }}")
+        elif subject == LIST:
             rules = (f"ip saddr 10.1.{n // 256}.{n % 256} ip daddr 10.2.0.1 accept;" for n in range(1000))
-            network.run("nft", "-f", "-", text=f"{_CONNTRACK}\n{chr(10).join(rules)}\n}}; }}\n")
+            network.run("nft", "-f", "-", text=f"{_TRACKED}\n{chr(10).join(rules)}\n}}; }}\n")
         elif subject in POLICIES:
             asyncio.run(_enforce(POLICIES[subject]))
 
@@ -220,127 +244,3 @@ def _engine(policies: int) -> Engine:
             engine.apply(decode_network_policy({"metadata": metadata, "spec": spec}))
         engine.flush()
     return _engines[policies]
-
-
-# Work: what gives a piece of it, which returns how much was done
-
-
-class _Part(ctypes.Structure):  # struct iovec
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Message(ctypes.Structure):  # struct mmsghdr
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint),
-        ("parts", ctypes.c_void_p),
-        ("part_count", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint),
-    )
-
-
-class _Batch:
-    """Datagrams of one byte to an address, one for each port, for one system call."""
-
-    def __init__(self, target: IPAddress, ports: Iterable[int]) -> None:
-        self._names = [ctypes.create_string_buffer(socket_address(target, port)) for port in ports]
-        self._byte = ctypes.create_string_buffer(b"!")
-        self._part = _Part(ctypes.addressof(self._byte), 1)
-        self._messages = (_Message * len(self._names))()
-        for message, name in zip(self._messages, self._names, strict=True):
-            message.name, message.name_length = ctypes.addressof(name), len(name) - 1
-            message.parts, message.part_count = ctypes.addressof(self._part), 1
-
-    def send(self, sender: socket.socket) -> int:
-        """Send them; return how many."""
-        count: int = _LIBC.sendmmsg(sender.fileno(), self._messages, len(self._messages), 0)
-        if count < 0:
-            raise OSError(ctypes.get_errno(), "sendmmsg")
-        return count
-
-
-def socket_address(address: IPAddress, port: int) -> bytes:
-    """Return an address and port as the kernel takes them: sockaddr_in, sockaddr_in6."""
-    family = struct.pack("=H", family_of(address)) + struct.pack("!H", port)
-    return family + (address.packed + bytes(8) if address.version == 4 else bytes(4) + address.packed + bytes(4))
-
-
-def _one_flow(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
-    return _datagrams(net, family, [[_PORT] * _DATAGRAMS])
-
-
-def _new_flows(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
-    first = range(20_000, 20_000 + 2 * _NEW_ROUNDS * _DATAGRAMS, _DATAGRAMS)
-    return _datagrams(net, family, [range(port, port + _DATAGRAMS) for port in first])
-
-
-@contextlib.contextmanager
-def _datagrams(net: Network, family: Family, ports: Iterable[Iterable[int]]) -> Iterator[Callable[[], float]]:
-    """Send batch after batch. One flow ends at a socket that is full, or errors would come back."""
-    address = network.address(2, 2, family)
-    with contextlib.ExitStack() as stack:
-        receiver, sender = (stack.enter_context(_socket(net, end, socket.SOCK_DGRAM, family)) for end in (1, 0))
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        receiver.bind((str(address), _PORT))
-        batches = itertools.cycle([_Batch(address, each) for each in ports])
-        yield lambda: next(batches).send(sender)
-
-
-def _stream(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
-    def piece(client: socket.socket, server: socket.socket) -> float:
-        return sum(_pass(client, server, data, buffer) for _ in range(_STREAM // _WRITE))
-
-    data, buffer = bytes(_WRITE), bytearray(_WRITE)
-    return _connection(net, family, piece)
-
-
-def _pass(sender: socket.socket, receiver: socket.socket, data: bytes, buffer: bytearray) -> int:
-    sender.sendall(data)
-    missing = len(data)
-    while missing:
-        missing -= receiver.recv_into(buffer, missing)
-    return len(data)
-
-
-def _requests(net: Network, family: Family) -> contextlib.AbstractContextManager[Callable[[], float]]:
-    def piece(client: socket.socket, server: socket.socket) -> float:
-        for _ in range(_EXCHANGES):
-            client.send(b"?")
-            server.recv_into(buffer)
-            server.send(b"!")
-            client.recv_into(buffer)
-        return _EXCHANGES
-
-    buffer = bytearray(1)
-    return _connection(net, family, piece)
-
-
-@contextlib.contextmanager
-def _connection(
-    net: Network, family: Family, piece: Callable[[socket.socket, socket.socket], float]
-) -> Iterator[Callable[[], float]]:
-    """Give a piece of work both ends of an established connection."""
-    with contextlib.ExitStack() as stack:
-        listener, client = (stack.enter_context(_socket(net, end, socket.SOCK_STREAM, family)) for end in (1, 0))
-        for each, option in itertools.product((listener, client), (socket.SO_SNDBUF, socket.SO_RCVBUF)):
-            each.setsockopt(socket.SOL_SOCKET, option, 4 * _WRITE)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((str(network.address(2, 2, family)), _PORT))
-        listener.listen()
-        client.connect(listener.getsockname()[:2])
-        server = stack.enter_context(listener.accept()[0])
-        for each in (client, server):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield lambda: piece(client, server)
-
-
-def _socket(net: Network, end: int, kind: socket.SocketKind, family: Family) -> socket.socket:
-    with entered(net.routers[end]):
-        return socket.socket(family, kind)
-
-
-_WORK: Final = {UDP: _one_flow, NEW: _new_flows, TCP: _stream, REQUESTS: _requests}
-_SCALE: Final = {UDP: 1e-3, NEW: 1e-3, TCP: 8e-9, REQUESTS: 1e-3}

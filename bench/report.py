@@ -90,7 +90,7 @@ def _policy_targets() -> dict[Line, float]:
     per_packet = {
         Line(policy_packets.NAME, policy_packets.case_name(family, quantity), policy_packets.COST[0]): 3
         for family in Family
-        for quantity in (policy_packets.UDP, policy_packets.TCP)
+        for quantity in (policy_packets.UDP, policy_packets.TCP, policy_packets.REQUESTS)
     }
     return {
         **dict(zip(compiled, (0.2, 2), strict=True)),

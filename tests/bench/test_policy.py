@@ -34,8 +34,17 @@ def test_packets_get_through_whatever_stands_in_their_way() -> None:
         rates = {
             each.quantity: each.median for each in part.measurements if each.case == policy_packets.case_name(family)
         }
-        assert rates.keys() == {policy_packets.UDP[0], policy_packets.NEW[0], policy_packets.TCP[0]}
+        quantities = (policy_packets.UDP, policy_packets.NEW, policy_packets.TCP, policy_packets.REQUESTS)
+        assert rates.keys() == {quantity[0] for quantity in quantities}
         assert all(rates.values())
+
+
+def test_speeds_are_compared_round_by_round_and_set_by_set() -> None:
+    slow_machine, quick_machine = [1.0, 2.0, 3.0], [10.0, 20.0, 30.0]
+    found = policy_packets.quotient(
+        [[each * 0.5 for each in slow_machine], [each * 0.7 for each in quick_machine]], [slow_machine, quick_machine]
+    )
+    assert [round(each, 3) for each in found] == [0.6, 0.5, 0.7]
 
 
 @pytest.mark.kernel
