@@ -21,10 +21,10 @@ from agent.report import (
     InstalledRoute,
     NetworkReport,
     PeerReport,
-    PolicyReport,
     StatusReport,
     TunnelReport,
 )
+from tests.agent.doctor.patients import STATUS as HEALTHY
 
 Run: TypeAlias = Callable[..., tuple[int, str]]
 
@@ -65,30 +65,24 @@ PATH = AvailableRoute(
 )
 TOLD = AdvertisedRoute("10.42.0.0/24", "172.16.1.1", "BGPPeer/tor-1", "172.16.1.11", [65001], None, None, ["65000:100"])
 ROUTE = InstalledRoute("10.42.1.0/24", ["172.16.1.1 eth0"], "eBGP 65100 65002", "in kernel", 61.0)
-STATUS = StatusReport(
-    node="n1",
+STATUS = msgspec.structs.replace(
+    HEALTHY,
     version="0.1.0",
     ready=False,
     local_asn=65001,
-    router_id="172.16.1.11",
     pod_cidrs=["10.42.0.0/24"],
     sessions_established=0,
     sessions_configured=2,
     sessions_pending=1,
     routes_installed=1,
-    routes_pending=0,
-    routes_refused=0,
     kernel_writes=3,
-    kernel_refusals=0,
-    routes_repaired=0,
     prefixes_known=0,
     restarting=True,
     waiting_for=["172.16.1.1"],
-    speaker_running=True,
     speaker_restarts=1,
     uptime_seconds=5.0,
-    policy=PolicyReport(
-        wanted=True,
+    policy=msgspec.structs.replace(
+        HEALTHY.policy,
         in_kernel=False,
         error="the kernel refused it",
         policies=3,
@@ -96,8 +90,6 @@ STATUS = StatusReport(
         unlinked=1,
         chains=4,
         sets=5,
-        repaired=0,
-        connections_cut=0,
     ),
     conditions=[ConditionReport("Ready", "False", "NoSession", "none")],
     problems=["BGPPeer x: spec.peerASN: 0 is not an AS number"],
