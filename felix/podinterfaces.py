@@ -100,7 +100,7 @@ class LinkGroups:
         With an alias (255 bytes at most), give it that too. Raises OSError where the kernel does not allow it.
         """
         try:
-            if self._group(interface) == group and not alias:
+            if not alias and self._group(interface) == group:
                 return True
         except OSError as error:
             if error.errno == errno.ENODEV:

@@ -162,5 +162,12 @@ class Runtime:
 
     def pid(self, sandbox: str) -> int:
         """Return the process of a sandbox, whose namespaces are the pod's."""
-        info = self._call("PodSandboxStatus", pod_sandbox_id=sandbox, verbose=True).info["info"]
-        return int(json.loads(info)["pid"])
+        return int(self._info(sandbox)["pid"])
+
+    def netns(self, sandbox: str) -> str:
+        """Return where a sandbox's network namespace is kept, as the runtime sees it."""
+        namespaces = self._info(sandbox)["runtimeSpec"]["linux"]["namespaces"]
+        return next(str(each["path"]) for each in namespaces if each["type"] == "network")
+
+    def _info(self, sandbox: str) -> Any:
+        return json.loads(self._call("PodSandboxStatus", pod_sandbox_id=sandbox, verbose=True).info["info"])

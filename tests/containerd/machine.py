@@ -32,6 +32,22 @@ UPSTREAM: Final = Path("/usr/lib/cni")
 BUSYBOX: Final = Path("/bin/busybox")
 PAUSE: Final = "tortie.test/pause:1"
 DEADLINE_S: Final = 60.0
+# `tortie`, but that its agent waits a second where it would wait for minutes. It becomes itself, for that is what
+# starts the agent.
+_IN_HASTE: Final = """
+import os, sys
+import agent.__main__ as process
+if process.OPTIONS in os.environ:
+    from agent.cni import leases, node
+    leases.LeakWatch.__init__.__defaults__ = (1.0,)
+    node.LOOK_INTERVAL_S = 1.0
+    process.main()
+else:
+    replace = os.execve
+    os.execve = lambda program, _, environment: replace(program, [program, *sys.orig_argv[1:]], environment)
+    from agent.cli.main import main
+    main()
+"""
 
 
 def missing() -> str:
@@ -93,6 +109,12 @@ def run_as_kubelets_do(machine: Machine, name: str, **config: Any) -> str:
                 raise
             attempt += 1
             time.sleep(1)
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 class Machine:
@@ -234,6 +256,23 @@ conf_dir = "{self.conf}"
             self._containerd.wait()
             self._containerd = None
 
+    def lose_runtime_state(self) -> None:
+        """Have the runtime know nothing of the pods it started; their processes go on."""
+        self.kill_containerd()
+        shutil.rmtree(self.disk / "containerd")
+        (self.disk / "containerd").mkdir()
+        self.start_containerd()
+
+    def crash(self, sandbox: str) -> None:
+        """Take away a pod's processes and its network namespace, and tell nobody."""
+        assert self._containerd is not None
+        path = self.runtime.netns(sandbox)
+        (shim,) = (each for each in self._descendants() if sandbox in _command_line(each))
+        for each in (shim, self.runtime.pid(sandbox)):
+            os.kill(each, signal.SIGKILL)
+        run("nsenter", "-t", str(self._containerd.pid), "-m", "umount", path)
+        run("nsenter", "-t", str(self._containerd.pid), "-m", "rm", path)
+
     # The agent
 
     @property
@@ -241,10 +280,11 @@ conf_dir = "{self.conf}"
         """Whether there is an agent."""
         return self._agent is not None
 
-    def start_agent(self) -> None:
-        """Start the agent; it may take a moment until it serves."""
+    def start_agent(self, *, in_haste: bool = False) -> None:
+        """Start the agent; it may take a moment until it serves. One in haste waits seconds where others do minutes."""
+        tortie = [sys.executable, "-c", _IN_HASTE] if in_haste else [str(Path(sys.executable).with_name("tortie"))]
         command = [
-            *("nsenter", f"--net=/run/netns/{self.name}", str(Path(sys.executable).with_name("tortie")), "agent"),
+            *("nsenter", f"--net=/run/netns/{self.name}", *tortie, "agent"),
             *("--config", str(self.manifests), "--node", self.name, "--run-dir", str(self.run_dir), "--listen", ""),
             *("--cni-conf-dir", str(self.conf), "--cni-state-dir", str(self.leases), "--log-level", "debug"),
         ]

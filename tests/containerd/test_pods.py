@@ -231,6 +231,28 @@ def test_after_a_power_failure_pods_start_anew_with_other_addresses(machine: Mac
     assert machine.reaches(machine.runtime.pid(new[0]), machine.runtime.addresses(new[1])[0])
 
 
+def test_addresses_of_a_sandbox_that_the_runtime_lost_are_freed_and_no_others(machine: Machine) -> None:
+    machine.give_pods("crashed", "alive", "next")
+    crashed, alive = (run_as_kubelets_do(machine, name) for name in ("crashed", "alive"))
+    kept, lost = set(machine.runtime.addresses(alive)), set(machine.runtime.addresses(crashed))
+    pid = machine.runtime.pid(alive)
+    machine.crash(crashed)
+    machine.lose_runtime_state()
+    assert machine.runtime.list() == []
+    machine.kill_agent()
+    assert machine.leased() == kept | lost
+    machine.start_agent(in_haste=True)
+    machine.eventually(lambda: machine.leased() == kept, "an end of what nobody has any more")
+    assert "cni.leaked_addresses_freed" in machine.log()
+    machine.eventually(lambda: judged(machine) == kept, "rules for the pod that is left alone")
+    fresh = run_as_kubelets_do(machine, "next")
+    assert machine.leased() == kept | set(machine.runtime.addresses(fresh))
+    for address in machine.runtime.addresses(fresh):
+        assert machine.reaches(pid, address)
+    machine.kill_agent()
+    machine.reboot()  # takes away what the runtime does not know
+
+
 def test_a_node_given_other_pod_cidrs_gives_their_addresses_to_new_pods(machine: Machine) -> None:
     machine.give_pods("old", "new")
     old = run_as_kubelets_do(machine, "old")
