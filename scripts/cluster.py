@@ -58,7 +58,8 @@ def up() -> int:
         while not (DIRECTORY / "ready").exists():
             time.sleep(0.2)
             if process.poll() is not None or time.monotonic() > deadline:
-                print((DIRECTORY / "log").read_text()[-3000:], file=sys.stderr)
+                with contextlib.suppress(FileNotFoundError):  # somebody has ended it meanwhile
+                    print((DIRECTORY / "log").read_text()[-3000:], file=sys.stderr)
                 down()
                 return 1
     print((DIRECTORY / "ready").read_text(), end="")
@@ -128,8 +129,11 @@ def holder() -> int | None:
 def down() -> int:
     """End the cluster, if there is one, and remove what is left of it."""
     if (pid := holder()) is not None:
+        deadline = time.monotonic() + LIMIT_S
         os.kill(pid, signal.SIGTERM)
         while holder() is not None:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
     clean_up(NAME, NODES)
     shutil.rmtree(DIRECTORY, ignore_errors=True)

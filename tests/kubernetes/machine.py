@@ -24,6 +24,7 @@ from tests.kubernetes.images import BUSYBOX
 _FIRST_PROCESS: Final = Path(__file__).with_name("machine.sh")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 PAUSE: Final = "tortie.test/pause:1"
+_END_S: Final = 30.0
 
 _CONTAINERD: Final = f"""
 version = 2
@@ -113,19 +114,25 @@ class Machine:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def stop(self) -> None:
-        """Take its power away."""
+        """Take its power away. All of its processes have ended by then."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
+            for first in self._first() or [self._process.pid]:
+                os.kill(first, signal.SIGKILL)  # it ends when all others have, and then the one that waits for it
+            self._process.wait(_END_S)
             self._process = None
+
+    def _first(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        with contextlib.suppress(OSError):
+            return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
 
     @property
     def inside(self) -> list[str]:
         """What runs a command there, when put before it."""
-        assert self._process is not None
-        pid = self._process.pid
-        first = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
-        return ["nsenter", "-t", first, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        (first,) = self._first()
+        return ["nsenter", "-t", str(first), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
 
     def run(self, *command: str) -> str:
         """Run a command there and return what it prints."""

@@ -43,12 +43,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         yield running
 
 
-@pytest.fixture(params=list(Family), ids=lambda family: family.label)
-def family(request: pytest.FixtureRequest) -> Family:
-    chosen: Family = request.param
-    return chosen
-
-
 def address(installed: Installed, pod: str, family: Family) -> str:
     status = json.loads(installed.cluster.kubectl("get", "pod", pod, "-o", "json"))["status"]
     (found,) = (each["ip"] for each in status["podIPs"] if (":" in each["ip"]) == (family is Family.IPV6))
