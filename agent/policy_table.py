@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, cast
 
 from felix.nft import elements as kernel
 from felix.nft.enforcement import Change, Content, SetContent
@@ -55,7 +55,9 @@ def _set(ref: SetRef, members: Members) -> SetContent:
     if ref.kind is SetKind.PORTS:
         packed = (kernel.Interval(_port(first), _port(last)) for first, last in ref.intervals)
         return SetContent(text, dict.fromkeys(packed, kernel.PLAIN))
-    return SetContent(text, dict.fromkeys(map(_key, nft.set_keys(ref, members)), kernel.PLAIN))
+    keys = nft.set_keys(ref, members)
+    is_plain = ref.kind in {SetKind.PODS, SetKind.NODES}  # of which there may be tens of thousands
+    return SetContent(text, dict.fromkeys(cast("Iterable[bytes]", keys) if is_plain else map(_key, keys), kernel.PLAIN))
 
 
 def _port(number: int) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import agent.daemon  # noqa: F401 - what an agent has in memory before it begins
 from agent.datastore.kubernetes.datastore import KubernetesDatastore
+from agent.garbage import collect_seldom
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
 from agent.objects.kinds import OWN_NAMESPACE, Keyed
@@ -58,7 +59,5 @@ def _own_pid() -> int:
 
 
 if __name__ == "__main__":
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # as the agent has it
+    collect_seldom()
     print(json.dumps(asyncio.run(_read(Path(sys.argv[1]), sys.argv[2]))))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ import structlog
 from agent.__main__ import LEAN
 from agent.datastore import Batch
 from agent.enforcement import NodePolicy
+from agent.garbage import collect_seldom
 from agent.objects.kinds import KINDS, Keyed, decode, key_of
 from agent.objects.model import Key
 from agent.objects.policy_objects import PolicyObject
@@ -63,8 +63,9 @@ SMALL: Final = "10,000 pods, 1,000 policies"
 LARGE: Final = "250,000 pods, 10,000 policies"
 COLD: Final = {SMALL: Shape(10_000, 1_000, 100, 100), LARGE: Shape(250_000, 10_000, 1_000, 200)}
 CHANGES: Final = Shape(50_000, 12_000, 1_000, 100)
-NEW_POD, LABEL, MEMBER, NAMESPACE = (
+NEW_POD, FIRST_POD, LABEL, MEMBER, NAMESPACE = (
     "a new pod of this node, 12,000 policies",
+    "a new pod, the first that needs sets of 40,000 addresses",
     "one pod label, 12,000 policies",
     "one pod into a set of 20,000",
     "a namespace label that moves 500 pods",
@@ -83,7 +84,13 @@ def run(settings: Settings) -> Iterator[Results]:
         if case == LARGE:
             results.take(case, _FELIX, [{COMPILE: 3.39, MEMORY: 374.0}])
         yield results
-    for case, what in ((NEW_POD, "new"), (LABEL, "label"), (MEMBER, "member"), (NAMESPACE, "namespace")):
+    for case, what in (
+        (NEW_POD, "new"),
+        (FIRST_POD, "first"),
+        (LABEL, "label"),
+        (MEMBER, "member"),
+        (NAMESPACE, "namespace"),
+    ):
         results = Results()
         results.measure(case, "Tortie", 1, partial(_child, what, P50, P99, CPU_P99, quick=settings.quick))
         if what == "member":
@@ -228,8 +235,6 @@ async def _agent(shape: Shape) -> AsyncIterator[_Agent]:
         first += [_manifest("NetworkPolicy", raw) for raw in _policies(shape)]
         await agent.tell(*first, *_watching())
         first.clear()
-        gc.collect()
-        gc.freeze()  # as an agent does once it is in sync: a collection that walks all of it takes 100 ms
         yield agent
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -249,8 +254,9 @@ async def _changes(what: str, shape: Shape, count: int) -> dict[str, float]:
         for turn in range(count):
             number = chance.randrange(shape.pods)
             match what:
-                case "new":
-                    local = _keyed_pod(pod(shape, number // every * every))
+                case "new" | "first":  # the first pod alone has policies whose peers are a third of the cluster
+                    nth = 0 if what == "first" else chance.randrange(1, shape.local_pods)
+                    local = _keyed_pod(pod(shape, nth * every))
                     await agent.tell(gone=[local])
                     samples.append(await agent.tell(local))
                 case "label":
@@ -332,11 +338,12 @@ def main(arguments: Sequence[str]) -> None:
         **{name: partial(_cold, small if quick else shape) for name, shape in COLD.items()},
         **{f"nft {name}": partial(_cold_nft, small if quick else shape) for name, shape in COLD.items()},
         **{what: partial(_changes, what, changes, count) for what in ("new", "label", "member", "namespace")},
+        "first": partial(_changes, "first", changes, count // 10),
         "nft member": partial(_nft_members, 5 if quick else 50),
         "events": partial(_events, changes, 1 if quick else 60),
         "churn": partial(_churn, changes, 5_000 if quick else 300_000),
     }
-    gc.set_threshold(50_000, 20, 100)  # as the agent has it
+    collect_seldom()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     found = work[case]()
     sys.stdout.write(json.dumps(asyncio.run(found) if asyncio.iscoroutine(found) else found) + "\n")

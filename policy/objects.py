@@ -47,7 +47,7 @@ class NamedPort(NamedTuple):
     port: int
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(msgspec.Struct, frozen=True, gc=False):
     """A pod as policy sees it."""
 
     namespace: str
