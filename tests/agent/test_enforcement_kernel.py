@@ -89,6 +89,29 @@ async def test_a_cut_connection_is_revived_by_neither_side(
             assert not says(*ends)
 
 
+async def test_of_datagrams_a_denied_side_may_answer_and_no_more(real: RealNode, family: Family) -> None:
+    """Kubernetes allows replies of what is allowed, and of UDP the first datagram says which is which."""
+    with (
+        real.pods.socket(family, CLIENT, socket.SOCK_DGRAM) as client,
+        real.pods.socket(family, SERVER, socket.SOCK_DGRAM) as server,
+    ):
+        for each, place, port in ((client, CLIENT, PORT + 1), (server, SERVER, PORT)):
+            each.bind((real.pods.address(family, place), port))
+        client.connect(server.getsockname())
+        server.connect(client.getsockname())
+        assert says(client, server)
+        assert says(server, client)
+        await real.tell(network_policy("db-in", "p1", "Ingress"))
+        await eventually(lambda: real.policy.cutter.count, lambda cut: cut == 1, what="the flow cut")
+        assert not says(client, server)
+        assert says(server, client), "what the server sends unasked is a connection of its own"
+        assert says(client, server), "and this is the answer"
+        await real.tell(network_policy("db-out", "p1", "Egress"))
+        await eventually(lambda: real.policy.cutter.count, lambda cut: cut == 2, what="that cut, too")
+        assert not says(client, server)
+        assert not says(server, client)
+
+
 @pytest.mark.parametrize("first", ["client", "server"])
 async def test_a_connection_that_a_new_policy_still_allows_goes_on(real: RealNode, family: Family, first: str) -> None:
     with real.pods.listen(family, SERVER, PORT) as server:

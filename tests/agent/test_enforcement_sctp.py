@@ -118,7 +118,7 @@ async def test_heartbeats_do_not_revive_an_association_that_was_cut(
         assert says(client, server)
         assert says(server, client)
         await real.tell(policy)
-        await eventually(lambda: real.policy.cut, lambda cut: cut == 1, what="the association cut")
+        await eventually(lambda: real.policy.cutter.count, lambda cut: cut == 1, what="the association cut")
         await heartbeats(real.pods, host)
         assert not says(client, server)
         assert not says(server, client)
