@@ -269,8 +269,8 @@ def _compare(way: str, rival: str, family: Family, seconds: float) -> Figures:
     """Take many short turns, and the median of what one carries to what the other does right after."""
     measures = {BEHIND_TCP: NodePair.stream, BEHIND_UDP: NodePair.datagrams, BEHIND_ROUND_TRIPS: NodePair.round_trips}
     with NodePair() as ours, NodePair() as theirs:
-        _lay(ours, way, family)
-        _lay(theirs, rival, family)
+        lay(ours, way, family)
+        lay(theirs, rival, family)
         ratios = {
             quantity: statistics.median(
                 measure(ours, family, seconds) / measure(theirs, family, seconds) for _ in range(TURNS)
@@ -280,7 +280,7 @@ def _compare(way: str, rival: str, family: Family, seconds: float) -> Figures:
     return {quantity: 100 * (1 - ratio) for quantity, ratio in ratios.items()}
 
 
-def _lay(pair: NodePair, way: str, family: Family) -> None:
+def lay(pair: NodePair, way: str, family: Family) -> None:
     """Make the way between two nodes, both directions."""
     for end, node in enumerate(pair.nodes, 1):
         if way.removesuffix(WITH_TABLE) in {DIRECT, VXLAN}:
@@ -294,9 +294,9 @@ async def _lay_ours(way: str, end: int, family: Family) -> None:
     """Make our way to the other node, with what the agent uses, and as much of its table."""
     other = 3 - end
     destination, far, near = pod_cidr(other, family), node_address(other, family), node_address(end, family)
-    fib = Fib(open_route_table())
     hop, media = NextHop(far.packed, socket.if_nametoindex("eth0")), []
     with contextlib.ExitStack() as stack:
+        fib = Fib(stack.enter_context(contextlib.closing(open_route_table())))
         if way.startswith(VXLAN):
             tunnels = KernelTunnels()
             stack.callback(tunnels.close)
