@@ -45,25 +45,28 @@ class Attention:
     ) -> bool:
         """Take news; it is urgent where a route of ours uses the link, or a peer or next hop is what a route leads to.
 
-        Returns whether there is something to look after, sooner or later.
+        Returns whether a look is due earlier than it was.
         """
+        before = self.deadline
         if isinstance(event, ForeignRouteChanged) and leads_on(event.destination):
             self.doubt_everything(now)
+        elif is_urgent or not self._is_of_a_pods_link(event, now):
+            if not isinstance(event, ForeignRouteChanged):
+                self._doubts.links.add(event.interface)
+            elif event.destination.is_host:
+                self._doubts.addresses.add(ip_address(event.destination.packed))
+            self._look_at(now if is_urgent else now + SETTLING_S)
+        after = self.deadline
+        return after is not None and (before is None or after < before)
+
+    def _is_of_a_pods_link(self, event: LinkChanged | AddressChanged | ForeignRouteChanged, now: float) -> bool:
+        """Whether news is of a link that is a pod's, or may still become one."""
+        if event.group == POD_INTERFACE_GROUP:
+            self._newcomers.pop(event.interface, None)
             return True
-        if not is_urgent:
-            if event.group == POD_INTERFACE_GROUP:
-                self._newcomers.pop(event.interface, None)
-                return False
-            if isinstance(event, LinkChanged) and event.is_new:
-                self._newcomers[event.interface] = now + NEWCOMER_S
-            if event.interface in self._newcomers:
-                return True
-        if not isinstance(event, ForeignRouteChanged):
-            self._doubts.links.add(event.interface)
-        elif event.destination.is_host:
-            self._doubts.addresses.add(ip_address(event.destination.packed))
-        self._look_at(now if is_urgent else now + SETTLING_S)
-        return True
+        if isinstance(event, LinkChanged) and event.is_new:
+            self._newcomers[event.interface] = now + NEWCOMER_S
+        return event.interface in self._newcomers
 
     def _look_at(self, due: float) -> None:
         self._at = due if self._at is None else min(self._at, due)

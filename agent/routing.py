@@ -316,7 +316,7 @@ class Routing:
     # What the kernel says
 
     def _hear_kernel(self, event: KernelEvent) -> bool:
-        """Note what changed; whether the worker has anything to do for it."""
+        """Note what changed; whether the worker has to know now."""
         match event:
             case OwnRouteChanged():
                 self.fib.route_changed(event.destination)

@@ -36,7 +36,7 @@ def test_without_news_nothing_is_looked_after() -> None:
 def test_a_link_that_changed_is_looked_after_in_a_moment_and_once() -> None:
     attention = looked()
     assert attention.heed(LinkChanged(3, "eth1", is_up=False), 10.0)
-    assert attention.heed(AddressChanged(3), 10.01)
+    assert not attention.heed(AddressChanged(3), 10.01), "a look is due as it is"
     assert attention.deadline == 10.0 + SETTLING_S
     assert not taken(attention, 10.0)
     assert taken(attention, 10.0 + SETTLING_S)
@@ -45,8 +45,8 @@ def test_a_link_that_changed_is_looked_after_in_a_moment_and_once() -> None:
 
 def test_a_new_link_that_becomes_a_pods_is_never_looked_after() -> None:
     attention = looked()
-    attention.heed(NEW, 10.0)
-    attention.heed(LinkChanged(7, "veth7", is_up=True), 10.2)
+    assert attention.heed(NEW, 10.0)
+    assert not attention.heed(LinkChanged(7, "veth7", is_up=True), 10.2)
     attention.heed(AddressChanged(7), 10.2)
     attention.heed(ForeignRouteChanged(POD, 7), 10.3)
     attention.heed(ForeignRouteChanged(LINK_LOCAL, 7), 10.3)
