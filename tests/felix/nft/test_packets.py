@@ -92,10 +92,10 @@ async def test_changes_lose_no_allowed_packet_and_leak_no_denied_one(
         for before, after in itertools.islice(itertools.pairwise(itertools.cycle(versions)), 300):
             assert await enforcement.change(step(before, after)) == []
         sent, received = allowed.end()
-        assert sent > 1000
+        assert sent > 100
         assert received == sent
         sent, received = denied.end()
-        assert sent > 1000
+        assert sent > 100
         assert received == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from felix.nft.table import INTERVAL, MAP, SetText
+from felix.nft.table import DYNAMIC, INTERVAL, MAP, TIMEOUT, SetText
 from felix.nft.texts import chain_header, header_of, set_header, shape_of
 
 
@@ -37,14 +37,20 @@ def test_a_chain_without_a_hook_differs_by_its_comment_alone() -> None:
 
 def test_a_set_is_known_by_the_type_of_its_keys() -> None:
     shape = shape_of(SetText("type ipv4_addr; flags interval"))
-    assert (shape.flags, shape.header) == (INTERVAL, set_header(7, 0, ""))
+    assert (shape.flags, shape.header) == (INTERVAL, set_header(7, 0, 0, ""))
 
 
 def test_a_concatenation_has_six_bits_for_each_field() -> None:
     shape = shape_of(SetText('type ipv6_addr . inet_proto . inet_service;\ncomment "named port"'))
-    assert (shape.flags, shape.header) == (0, set_header((8 << 12) | (12 << 6) | 13, 0, "named port"))
+    assert (shape.flags, shape.header) == (0, set_header((8 << 12) | (12 << 6) | 13, 0, 0, "named port"))
 
 
 def test_a_map_has_verdicts() -> None:
     shape = shape_of(SetText("type ipv4_addr : verdict", is_map=True))
-    assert (shape.flags, shape.header) == (MAP, set_header(7, 0xFFFFFF00, ""))
+    assert (shape.flags, shape.header) == (MAP, set_header(7, 0xFFFFFF00, 0, ""))
+
+
+def test_elements_that_rules_add_live_for_a_time() -> None:
+    shape = shape_of(SetText("type iface_index . ipv4_addr; flags dynamic,timeout; timeout 10s; size 65535"))
+    assert (shape.flags, shape.header) == (DYNAMIC | TIMEOUT, set_header(20 << 6 | 7, 0, 10_000, ""))
+    assert shape.is_dynamic
