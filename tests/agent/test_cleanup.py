@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -35,6 +36,10 @@ GATEWAYS = {"-4": "172.16.2.254", "-6": "fd16:2::254"}
 def world() -> Iterator[World]:
     """The test runs inside the node's namespace, which has things of others that look like ours."""
     with built(World()) as world:
+        # Link-local addresses, and the routes to them, are there when nobody else is found to have them.
+        deadline = time.monotonic() + 30
+        while ip("-6", "addr", "show", "tentative"):
+            assert time.monotonic() < deadline
         yield world
 
 
