@@ -19,6 +19,7 @@ from agent import exclusive
 from agent.cleanup import Places, clean, survey
 from agent.cli.main import app
 from agent.cni import conflist, install
+from agent.lab.wait import eventually
 from felix.foreign import leftovers
 from felix.sysctl import FILE_NAME, Setting, Sysctls
 from tests.felix.netns import built
