@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.datastore.yaml_documents import MAX_DEPTH, Document, NotYaml, read_documents
@@ -17,6 +18,14 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=20,
 )
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes what numbers are by YAML 1.2, too, as Kubernetes reads them: 0E0, 0o7."""
+
+
+for kind, looks in (("float", r"[-+]?([0-9]+|[0-9]*\.[0-9]*)[eE][-+]?[0-9]+$"), ("int", "0o[0-7]+$")):
+    Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(looks), list("-+.0123456789"))
 
 
 def documents(text: str | bytes) -> list[Document]:
@@ -41,9 +50,11 @@ def test_json_means_what_it_means(value: Any) -> None:
     assert only(json.dumps(value, indent="\t", ensure_ascii=False)) == value
 
 
+@example("0E0")
+@example("0o7")
 @given(VALUES.filter(lambda value: value is not None))
 def test_yaml_means_what_it_means(value: Any) -> None:
-    assert only(yaml.safe_dump(value, allow_unicode=True)) == value
+    assert only(yaml.dump(value, Dumper=Dumper, allow_unicode=True)) == value
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode(errors="replace")))
