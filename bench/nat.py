@@ -35,6 +35,9 @@ FIRST: Final = ("a new connection costs more than without NAT", "µs")
 LATER: Final = ("packets of one flow, slower than without NAT", "%")
 CONNECTIONS: Final = ("new connections of one processor", "1,000/s")
 
+MOST_FIRST_US: Final = 5.0
+"""What Tortie must not exceed: little beside what a connection's first packets cost a node anyway."""
+
 TURNS: Final = 7
 EXEMPT: Final = 10_000
 NO_NAT, BY_HAND = "no NAT", "one rule by hand"

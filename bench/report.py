@@ -28,6 +28,7 @@ from bench import (
     idle,
     kernel_writer,
     kubernetes,
+    nat,
     policy,
     policy_flood,
     policy_packets,
@@ -67,6 +68,8 @@ def _targets() -> dict[Line, float]:
         at_most(20, cni.NAME, case, cni.OWN_PART)
     for (case, quantity), limit in encapsulation.LIMITS.items():
         at_most(limit, encapsulation.NAME, case, quantity)
+    for family in Family:
+        at_most(nat.MOST_FIRST_US, nat.NAME, nat.case_name(family), nat.FIRST)
     for case, (_, graceful) in restart.CASES.items():
         if graceful:
             at_most(0, restart.NAME, case, restart.EVENTS)
