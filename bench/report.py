@@ -61,6 +61,7 @@ def _targets() -> dict[Line, float]:
         at_most(10, failover.NAME, failover.case_name(10_000, failover.LINK_DOWN, family), failover.LOST)
         for what in (kernel_writer.WRITER, kernel_writer.FIB):
             at_most(1, kernel_writer.NAME, kernel_writer.case_name(100_000, family, what), kernel_writer.CPU)
+        at_most(nat.MOST_FIRST_US, nat.NAME, nat.case_name(family), nat.FIRST)
     at_most(110, idle.NAME, idle.case_name(4), idle.MEMORY)
     at_most(0.5, idle.NAME, idle.case_name(4), idle.CPU)
     for case in cni.CASES:
@@ -68,8 +69,6 @@ def _targets() -> dict[Line, float]:
         at_most(20, cni.NAME, case, cni.OWN_PART)
     for (case, quantity), limit in encapsulation.LIMITS.items():
         at_most(limit, encapsulation.NAME, case, quantity)
-    for family in Family:
-        at_most(nat.MOST_FIRST_US, nat.NAME, nat.case_name(family), nat.FIRST)
     for case, (_, graceful) in restart.CASES.items():
         if graceful:
             at_most(0, restart.NAME, case, restart.EVENTS)
