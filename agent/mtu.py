@@ -170,14 +170,15 @@ class PodMtu:
             except OSError as error:
                 log.warning("mtu.links_unreadable", reason=error.strerror or str(error))
                 self._policy.contribute(OWNER, clamp.render(self.tunnels))  # policy is not to wait for this
-            await asyncio.sleep(GATHERING_S + REST * (time.monotonic() - began))
+            if self._around.is_known:  # before, policy waits for the first look of all
+                await asyncio.sleep(GATHERING_S + REST * (time.monotonic() - began))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
                     await self._wake.wait()
 
     async def look(self) -> None:
         """Find out the MTU and have pods get it. Raises OSError."""
-        if not self._around.is_synced or self._around.own is None:
+        if not self._around.is_known:
             return
         every = await self._kernel.devices()
         pods = [each for each in every if each.group == POD_INTERFACE_GROUP]

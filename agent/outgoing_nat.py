@@ -132,7 +132,7 @@ class OutgoingNat:
         self._policy.contribute(GUARD, serviceguard.render(self._around.network.service_cidrs))
 
     def _plan(self) -> Masquerade | None:
-        if not self._around.is_synced or self._around.own is None:
+        if not self._around.is_known:
             return None
         learned = self._destinations() if self._around.network.outgoing_nat.exempt_learned else ()
         return masquerade_of(self._around, learned, self._tunnelled())

@@ -35,6 +35,11 @@ class Surroundings:
         return self.nodes.get(self._node)
 
     @property
+    def is_known(self) -> bool:
+        """Whether all there is has been read, and this node is among it."""
+        return self.is_synced and self.own is not None
+
+    @property
     def others(self) -> list[Node]:
         """The other nodes."""
         return [node for name, node in self.nodes.items() if name != self._node]

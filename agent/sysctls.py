@@ -64,7 +64,8 @@ class SysctlKeeper:
         while True:
             self._wake.clear()
             await self.look()
-            await asyncio.sleep(GATHERING_S)
+            if self._around.is_known:  # before, the first settings for pods are awaited
+                await asyncio.sleep(GATHERING_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
                     await self._wake.wait()
@@ -72,7 +73,7 @@ class SysctlKeeper:
     async def look(self) -> None:
         """Compare them with the kernel's, and set what differs."""
         own = self._around.own
-        is_known = self._around.is_synced and own is not None
+        is_known = self._around.is_known
         uplinks = [*(each.name for each in self._mtu.uplinks), *self._mtu.tunnels]
         pods = self._mtu.pod_links
         nodes = len(self._around.nodes)

@@ -5,6 +5,7 @@ async def test_...(net: Lab, apply: Apply) -> None:
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -74,6 +75,14 @@ async def built(lab: BuildLab, topology: dict[str, Any]) -> Lab:
         pytest.skip("needs nft (nftables)")
     built = await lab(topology, {})
     await eventually(partial(look, built), lambda report: report.is_healthy, within_s=30, what="a healthy lab")
+    for node in topology["nodes"]:
+        # A connection that begins before that is one that nobody keeps track of.
+        await eventually(partial(_enforces, built, node), within_s=30, what=f"{node}'s policy in the kernel")
     with listening(built, "db"):
         await eventually(lambda: connects(built, "front", "db"), within_s=20, what="pods that reach each other")
     return built
+
+
+async def _enforces(lab: Lab, node: str) -> bool:
+    said = json.loads(await lab.run(node, "tortie", "status", "-o", "json"))
+    return bool(said["policy"]["inKernel"])
