@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.lab.wait import eventually
 from agent.mtu import PodMtu, RealMtuKernel, whose
 from agent.surroundings import Surroundings
 from felix.devices import Device
@@ -188,6 +189,24 @@ async def test_policy_does_not_wait_for_links_that_cannot_be_read(world: MtuWorl
         async with asyncio.timeout(20):
             while not world.policy.policy.is_in_kernel:
                 await world.policy.settle()
+    finally:
+        running.cancel()
+
+
+async def test_looks_rest_after_the_first_that_has_objects_not_before(
+    world: MtuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.mtu.GATHERING_S", 3600)
+    running = asyncio.create_task(world.mtu.run())
+    try:
+        await asyncio.sleep(0)  # there is nothing to be seen yet
+        world.around.take(batch(*world.items))
+        world.mtu.wake()
+        await eventually(lambda: world.mtu.mtu() == 1500, what="the first MTU")
+        world.kernel.set_mtu("eth0", 1400)
+        world.mtu.wake()
+        await asyncio.sleep(0.05)
+        assert world.mtu.mtu() == 1500
     finally:
         running.cancel()
 
