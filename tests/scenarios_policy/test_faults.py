@@ -99,7 +99,7 @@ async def test_an_agent_that_restarts_writes_nothing(net_by_rights: Lab, apply: 
         assert await connects(net, "api", "db")
 
 
-KILLS = 36
+KILLS = 18  # each of MOMENTS three times
 MOMENTS: tuple[str | int, ...] = ("started", 1, "ready", 2, "listening", 3)
 
 
