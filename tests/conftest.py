@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -12,17 +10,6 @@ from felix.nft.library import Library, LibraryError
 from inet.prefix import Family
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import Cluster
-
-_SLOWEST_FIRST: Final = ("own_kernel", "interop", "kernel")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files that take long in front: several workers would wait for the last of them."""
-    ranks: dict[Path, int] = {}
-    for item in items:
-        rank = next((n for n, name in enumerate(_SLOWEST_FIRST) if item.get_closest_marker(name)), len(_SLOWEST_FIRST))
-        ranks[item.path] = min(rank, ranks.get(item.path, rank))
-    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture(params=list(Family), ids=lambda family: family.label)

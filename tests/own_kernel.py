@@ -16,7 +16,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +27,7 @@ _OPTIONS: Final = ("no:cacheprovider", "no:randomly")
 _TIMEOUT_S: Final = 380
 
 in_own_kernel = pytest.mark.skipif(not _IS_OWN, reason="runs in a kernel of its own, by the first test of this file")
-
-
-def starts_own_kernel(test: Callable[[], None]) -> Callable[[], None]:
-    """Mark the test that starts the kernel."""
-    return pytest.mark.own_kernel(pytest.mark.skipif(_IS_OWN, reason="this is the kernel of its own")(test))
+starts_own_kernel = pytest.mark.skipif(_IS_OWN, reason="this is the kernel of its own")
 
 
 def run_in_own_kernel(file: str) -> None:

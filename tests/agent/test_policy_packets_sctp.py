@@ -14,7 +14,6 @@ import pytest
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.own_kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
     pytest.mark.timeout(400),
 ]
