@@ -13,6 +13,7 @@ from agent.doctor.links import (
     judge_duplicates,
     judge_mtus,
 )
+from agent.lab.wait import eventually
 from tests.agent.doctor.patients import N2, cluster, patient
 from tests.felix.netns import Node
 
@@ -86,10 +87,7 @@ class TestKernel:
         node.set("ipv6/conf/a0/accept_dad", "1")
         node.ip("addr add fd00:1::77/64 dev a0")
         own = NodeReport("n1", (), ("fd00:1::77",))
-        facts = Duplicates((), (), 0)
-        for _ in range(100):
-            facts = await gather_duplicates(patient(cluster(own, N2)))
-            if facts.failed or "dadfailed" in node.ip("-6 addr show dev a0"):
-                break
-        facts = await gather_duplicates(patient(cluster(own, N2)))
+        facts = await eventually(
+            lambda: gather_duplicates(patient(cluster(own, N2))), lambda facts: facts.failed, within_s=30
+        )
         assert facts.failed == ("fd00:1::77 on a0",)
