@@ -132,9 +132,9 @@ class Child:
 
 
 async def validate(configuration: Path) -> str:
-    """Have `exabgp validate` read a file. Return "" if it is good, else what is wrong with it."""
+    """Have `exabgp validate` (validator.py) read a file. Return "" if it is good, else what is wrong with it."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-m", "exabgp", "validate", str(configuration)),
+        *(sys.executable, "-I", str(_HERE / "validator.py"), str(configuration)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

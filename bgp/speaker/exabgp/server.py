@@ -19,12 +19,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from socket import SO_ERROR, SOL_SOCKET
 from typing import Any
 
+socket.getfqdn = lambda name="": name or socket.gethostname()  # or it asks DNS, for seconds: validator.py
 sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, nothing here speaks TLS: 4 MB less
 
 from exabgp.bgp.fsm import FSM
@@ -86,7 +88,7 @@ class Poller:
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
         """Wait, and return what is ready of what was registered."""
         listener = self._reactor.listener
-        listening = {socket.fileno() for socket in listener._sockets} if listener else set()
+        listening = {each.fileno() for each in listener._sockets} if listener else set()
         for descriptor in listening:
             self._poll.register(descriptor, select.POLLIN)
         for descriptor in CONNECTING:

@@ -28,6 +28,19 @@ def test_every_mend_finds_its_place_in_the_installed_exabgp() -> None:
     """)
 
 
+@pytest.mark.parametrize(
+    ("module", "asks"), [("exabgp.application.validate", True), ("server", False), ("validator", False)]
+)
+def test_the_resolver_is_not_asked_which_may_take_longer_than_all_else(module: str, asks: bool) -> None:
+    in_a_process_of_its_own(f"""
+        import importlib, socket
+        asked = []
+        socket.gethostbyaddr = lambda name: asked.append(name) or (name, [], [])
+        importlib.import_module({module if asks else f"bgp.speaker.exabgp.{module}"!r})
+        assert bool(asked) == {asks}, asked
+    """)
+
+
 RIB = """
     from bgp.speaker.exabgp import server
     from exabgp.environment import getenv
