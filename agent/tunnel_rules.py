@@ -22,11 +22,12 @@ from agent.mtu import PodMtu
 from agent.routing import Routing
 from bgp.config import TunnelType
 from bgp.switchover import Medium
-from felix.nft.elements import PLAIN, Interval
+from felix.nft.elements import PLAIN
 from felix.nft.enforcement import Content, SetContent
+from felix.nft.familywords import TYPES, WORDS, prefix_set
 from felix.nft.table import SetText
 from inet.prefix import Family, IPAddress, Prefix, family_of
-from policy.nftskeleton import ADDRESS_TYPES, POD_INTERFACE_GROUP
+from policy.nftskeleton import POD_INTERFACE_GROUP
 
 OWNER: Final = "tunnel"
 """By which name these are contributed."""
@@ -38,7 +39,6 @@ UNKNOWN_SENDER: Final = "in a tunnel from an address that is no node's"
 _PEERS: Final = {Family.IPV4: "tunnel_peers4", Family.IPV6: "tunnel_peers6"}
 _PODS: Final = {Family.IPV4: "tunnel_pods4", Family.IPV6: "tunnel_pods6"}
 _POD_SOURCES: Final = ("ip saddr @tunnel_pods4", "ip6 saddr @tunnel_pods6")
-_KEYWORD: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _PROTOCOL: Final = {Family.IPV4: 4, Family.IPV6: 41}  # of what is inside: IPv4 (RFC 2003), IPv6 (RFC 2473)
 
 
@@ -111,18 +111,12 @@ def content(
         },
         {
             name: SetContent(
-                SetText(f"type {ADDRESS_TYPES[4 if family is Family.IPV4 else 6]}"),
+                SetText(f"type {TYPES[family]}"),
                 {address.packed: PLAIN for address in peers if family_of(address) is family},
             )
             for family, name in _PEERS.items()
         }
-        | {
-            name: SetContent(
-                SetText(f"type {ADDRESS_TYPES[4 if family is Family.IPV4 else 6]}; flags interval"),
-                {_interval(each): PLAIN for each in pod_cidrs if each.family is family},
-            )
-            for family, name in _PODS.items()
-        },
+        | {name: prefix_set(tuple(pod_cidrs), family) for family, name in _PODS.items()},
     )
 
 
@@ -148,14 +142,9 @@ def _of_vni(vnis: Collection[int]) -> Iterator[str]:
         yield f" @th,96,24 {vni}"
 
 
-def _interval(prefix: Prefix) -> Interval:
-    host_bits = (1 << (len(prefix.packed) * 8 - prefix.length)) - 1
-    return Interval(prefix.packed, (int.from_bytes(prefix.packed) | host_bits).to_bytes(len(prefix.packed)))
-
-
 def _of_family(family: Family) -> str:
     return f"meta nfproto {'ipv4' if family is Family.IPV4 else 'ipv6'}"
 
 
 def _is_peer(family: Family, end: str = "saddr") -> str:
-    return f"{_KEYWORD[family]} {end} @{_PEERS[family]}"
+    return f"{WORDS[family]} {end} @{_PEERS[family]}"

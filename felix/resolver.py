@@ -200,8 +200,10 @@ async def _leads_on(link: int) -> bool:
     for family in Family:
         try:
             routes = await dump(routemessages.dump(family, table=0, interface=link), routemessages.parse)
-        except OSError:
-            continue  # it is gone, and nobody was reached by it
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                continue  # it is gone, and nobody was reached by it
+            return True  # nobody knows
         if any(
             route.kind == _UNICAST and route.protocol != PROTOCOL and leads_on(route.destination) for route in routes
         ):

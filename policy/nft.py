@@ -106,21 +106,6 @@ def render(ruleset: Ruleset) -> str:
     return "".join(_table(_body(ruleset)))
 
 
-def render_replacement(ruleset: Ruleset, chains: Iterable[str], sets: Iterable[str], maps: Iterable[str]) -> str:
-    """Return one transaction that makes an existing table, with these chains, sets and maps, the ruleset.
-
-    The table is emptied and filled again, not deleted: deleting would let packets through without their connections.
-    """
-    wanted = {*CHAINS, *ruleset.chains, *ruleset.sets, *LOCAL_CIDR_SETS.values(), *POD_SOURCES_TEXTS, *map_names()}
-    lines = [f"table inet {TABLE}", f"flush table inet {TABLE}"]
-    lines += [f"flush map inet {TABLE} {name}" for name in sorted(maps)]
-    lines += [f"flush set inet {TABLE} {name}" for name in sorted(sets)]
-    lines += [f"delete chain inet {TABLE} {name}" for name in sorted(set(chains) - wanted)]
-    lines += [f"delete set inet {TABLE} {name}" for name in sorted(set(sets) - wanted)]
-    lines += [f"delete map inet {TABLE} {name}" for name in sorted(set(maps) - wanted)]
-    return "\n".join(lines) + "\n" + render(ruleset)
-
-
 def render_change(delta: Delta) -> Change:
     """Return the text and elements that make a kernel with the ruleset before a delta one with the ruleset after."""
     structure: list[str] = []

@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 
 from policy.fields import (
     FieldError,
-    RefusedError,
     check_known,
     check_label_key,
     check_label_value,
@@ -117,18 +116,6 @@ _REQUIREMENT_FIELDS: Final = frozenset({"key", "operator", "values"})
 def selector_of_labels(labels: Mapping[str, str]) -> Selector:
     """Return the selector that asks for each of these labels."""
     return Selector(Requirement(key, Operator.IN, (value,)) for key, value in labels.items())
-
-
-def parse_selector(raw: object, path: str) -> Selector:
-    """Read a LabelSelector as decoded from JSON or YAML; `path` is its field's, for messages.
-
-    Raises RefusedError with every complaint the API server would have.
-    """
-    errors: list[FieldError] = []
-    selector = decode_selector(raw, path, errors)
-    if errors:
-        raise RefusedError(errors)
-    return selector
 
 
 def decode_selector(raw: object, path: str, errors: list[FieldError]) -> Selector:

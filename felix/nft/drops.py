@@ -53,7 +53,6 @@ _NUMBERED: Final = 1  # NFULNL_CFG_F_SEQ
 
 _HEADER: Final = 1  # NFULA_PACKET_HDR
 _IN: Final = 4
-_OUT: Final = 5
 _PAYLOAD: Final = 9
 _PREFIX: Final = 10
 _NUMBER: Final = 12
@@ -79,7 +78,6 @@ class Drop(NamedTuple):
     protocol: int
     port: int | None  # destination port; None where there is none, and in fragments behind the first
     interface_in: int  # ifindex; 0: none
-    interface_out: int
 
 
 class Drops(NamedTuple):
@@ -185,7 +183,6 @@ def _read(data: bytes, message: Message) -> tuple[int, Drop]:
         protocol,
         port,
         read_be32(found[_IN]) if _IN in found else 0,
-        read_be32(found[_OUT]) if _OUT in found else 0,
     )
     return read_be32(found[_NUMBER]), drop
 

@@ -51,7 +51,7 @@ def watch(world: PolicyWorld, *batches: Drops) -> DropWatch:
 
 
 def drop(world: PolicyWorld, client: int, server: int, port: int | None = 80) -> Drop:
-    return Drop("tortie ingress", world.address(client), world.address(server), 6, port, 1, 2)
+    return Drop("tortie ingress", world.address(client), world.address(server), 6, port, 1)
 
 
 async def test_a_drop_is_told_with_pods_and_policy(world: PolicyWorld) -> None:
@@ -95,7 +95,7 @@ async def test_what_policy_allows_by_now_is_said_to_be(world: PolicyWorld) -> No
 
 
 async def test_a_packet_that_is_not_of_ip_is_told_without_names(world: PolicyWorld) -> None:
-    told = watch(world, Drops(Counter({Drop("tortie egress", b"", b"", 0, None, 0, 0): 1}), 0))
+    told = watch(world, Drops(Counter({Drop("tortie egress", b"", b"", 0, None, 0): 1}), 0))
     await told.run()
     assert (told.recent[0].source, told.recent[0].policy) == ("?", "")
 

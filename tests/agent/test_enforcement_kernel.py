@@ -14,7 +14,7 @@ from agent.lab.wait import eventually
 from agent.objects.kinds import Keyed
 from inet.prefix import Family
 from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
-from tests.felix.nft.pods import PodNode, pod_node
+from tests.felix.nft.pods import PodNode, pod_node, says
 
 pytestmark = pytest.mark.kernel
 
@@ -50,16 +50,6 @@ def connects(real: RealNode, family: Family, pod: int, server: socket.socket) ->
     for end in ends:
         end.close()
     return True
-
-
-def says(speaker: socket.socket, listener: socket.socket) -> bool:
-    """Whether a byte gets from one end of a connection to the other."""
-    listener.settimeout(0.5)
-    try:
-        speaker.sendall(b"!")
-        return listener.recv(1) == b"!"
-    except OSError:
-        return False
 
 
 NOT_TO_NODES = {"action": "Deny", "to": [{"nodes": {}}]}

@@ -17,7 +17,7 @@ from agent.objects.kinds import Keyed
 from felix.namespaces import entered
 from inet.prefix import Family
 from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
-from tests.felix.nft.pods import OWN, PodNode, pod_node
+from tests.felix.nft.pods import OWN, PodNode, pod_node, says
 from tests.own_kernel import in_own_kernel, run_in_own_kernel, starts_own_kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")]
@@ -73,16 +73,6 @@ def associated(pods: PodNode, family: Family, host: int | None) -> Iterator[tupl
         client.connect(server.getsockname()[:2])
         with contextlib.closing(server.accept()[0]) as theirs:
             yield client, theirs
-
-
-def says(speaker: socket.socket, listener: socket.socket) -> bool:
-    """Whether a byte gets from one end to the other."""
-    listener.settimeout(0.5)
-    try:
-        speaker.sendall(b"!")
-        return listener.recv(1) == b"!"
-    except OSError:
-        return False
 
 
 def control_chunks(pods: PodNode, place: int | None) -> int:

@@ -111,10 +111,6 @@ class Node:
     def peer_ip(self, command: str) -> str:
         return _run("ip", "-n", self.peer, *command.split())
 
-    def set(self, path: str, value: str) -> None:
-        """Write a kernel setting below net/, of the namespace that this thread is in."""
-        Path("/proc/sys/net", path).write_text(value, encoding="ascii")
-
     def routes(self) -> str:
         return self.ip("route show proto 97") + self.ip("-6 route show proto 97")
 
@@ -124,8 +120,10 @@ class Node:
         shown = self.ip(f"{version} route show {destination} proto 97")
         words = shown.split()
         if "nhid" in words:
-            members = self.ip(f"nexthop show id {words[words.index('nhid') + 1]}").split("group ")[1].split()[0]
-            shown = "".join(self.ip(f"nexthop show id {member}") for member in members.split("/"))
+            shown = self.ip(f"nexthop show id {words[words.index('nhid') + 1]}")
+            if "group " in shown:
+                members = shown.split("group ")[1].split()[0].split("/")
+                shown = "".join(self.ip(f"nexthop show id {member}") for member in members)
         paths = [path for path in shown.splitlines() if "linkdown" not in path]
         return {f"a{i}" for i in range(2) if any(f"dev a{i}" in path for path in paths)}
 

@@ -17,7 +17,6 @@ from policy.nft import (
     render,
     render_change,
     render_elements,
-    render_replacement,
 )
 from policy.nftskeleton import CHAINS
 from policy.nftwalk import Table
@@ -190,20 +189,6 @@ def test_elements_as_text() -> None:
         "add element inet tortie b { fd00::1 . udp . 53 }",
         'add element inet tortie c { 10.0.0.1 comment "shop/a" : jump x, fd00::1 : accept }',
     ]
-
-
-@pytest.mark.parametrize("before", sorted(STATES))
-@pytest.mark.parametrize("after", sorted(STATES))
-def test_a_replacement_leaves_just_the_ruleset(before: str, after: str) -> None:
-    table, whole = Table(), Table()
-    table.load(render(engine_of(STATES[before]).ruleset))
-    ruleset = engine_of(STATES[after]).ruleset
-    maps = [name for name, each in table.sets.items() if each.is_map]
-    sets = [name for name, each in table.sets.items() if not each.is_map]
-    table.load(render_replacement(ruleset, list(table.chains), sets, maps))
-    whole.load(render(ruleset))
-    assert table.sets == whole.sets
-    assert table.chains == whole.chains
 
 
 def test_a_pod_that_goes_takes_its_elements_along() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inet.prefix import Family
 from policy.compiler import Engine, Update
-from policy.nft import render, render_change, render_elements, render_replacement
+from policy.nft import render, render_change, render_elements
 from policy.verdicts import Case, Cluster
 from tests.policy.clusters import HERE, updates
 from tests.policy.nftables import WHY_NOT, Kernel, kernel
@@ -92,22 +92,6 @@ def test_any_sequence_of_changes_leads_where_starting_afresh_does(nft: Kernel, b
             engine.apply(update)
         load_change(nft, engine)
     assert nft.table() == listed(render(engine.ruleset))
-
-
-@pytest.mark.parametrize("before", sorted(STATES))
-@pytest.mark.parametrize("after", sorted(STATES))
-def test_a_replacement_leaves_just_the_ruleset(nft: Kernel, before: str, after: str) -> None:
-    assert nft.load(state_text(before)) == ""
-    ruleset = engine_of(STATES[after]).ruleset
-    assert nft.load(render_replacement(ruleset, *nft.names())) == ""
-    assert nft.table() == listed(render(ruleset))
-
-
-def test_a_replacement_takes_in_an_empty_table(nft: Kernel) -> None:
-    assert nft.load("table inet tortie\n") == ""
-    ruleset = engine_of(STATES["three-tiers"]).ruleset
-    assert nft.load(render_replacement(ruleset, *nft.names())) == ""
-    assert nft.table() == listed(render(ruleset))
 
 
 def test_crowds_and_lengths(nft: Kernel) -> None:

@@ -6,14 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.fields import RefusedError
-from policy.selector import EVERYTHING, Operator, Requirement, Selector, parse_selector, selector_of_labels
+from policy.fields import FieldError, RefusedError
+from policy.selector import EVERYTHING, Operator, Requirement, Selector, decode_selector, selector_of_labels
 
 WEB = {"app": "web", "tier": "front"}
 
 
 def read(raw: object) -> Selector:
-    return parse_selector(raw, "spec.podSelector")
+    errors: list[FieldError] = []
+    selector = decode_selector(raw, "spec.podSelector", errors)
+    if errors:
+        raise RefusedError(errors)
+    return selector
 
 
 def expression(key: str, operator: str, *values: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class TestKernel:
 
     async def test_settings_are_those_of_the_kernel(self, node: Node) -> None:
         for name, value in (("a0", "0"), ("a1", "1")):
-            node.set(f"ipv4/conf/{name}/ignore_routes_with_linkdown", value)
+            node.write_sysctl(f"ipv4/conf/{name}/ignore_routes_with_linkdown", value)
         facts = {each.name: each for each in await gather_settings(patient(cluster()))}
         assert facts["net.ipv4.conf.a0.ignore_routes_with_linkdown"].found == "0"
         assert facts["net.ipv4.conf.a1.ignore_routes_with_linkdown"].found == "1"

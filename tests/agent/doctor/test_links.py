@@ -84,7 +84,7 @@ class TestKernel:
 
     async def test_an_address_that_the_kernel_gave_up_is_found(self, node: Node) -> None:
         node.peer_ip("addr add fd00:1::77/64 dev b0 nodad")
-        node.set("ipv6/conf/a0/accept_dad", "1")
+        node.write_sysctl("ipv6/conf/a0/accept_dad", "1")
         node.ip("addr add fd00:1::77/64 dev a0")
         own = NodeReport("n1", (), ("fd00:1::77",))
         facts = await eventually(

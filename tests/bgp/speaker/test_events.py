@@ -16,15 +16,8 @@ from bgp.path import AsPath, Attributes, Origin
 from bgp.speaker import EndOfRib, GracefulRestartOffer, Session, SessionDown, SessionUp, Update
 from bgp.speaker.exabgp.events import Answer, Decoder, DesyncError
 from inet.prefix import Family, Prefix
+from tests.bgp.speaker.scripted import V4
 
-V4 = Session(
-    peer=IPv4Address("10.0.0.2"),
-    local_address=IPv4Address("10.0.0.1"),
-    local_asn=65001,
-    peer_asn=65002,
-    router_id=IPv4Address("10.0.0.1"),
-    families=frozenset(Family),
-)
 LINK_LOCAL = dataclasses.replace(
     V4, peer=IPv6Address("fe80::2%eth0"), local_address=IPv6Address("fe80::1%eth0"), interface="eth0"
 )

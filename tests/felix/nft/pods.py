@@ -231,3 +231,13 @@ print(number)
 
 def _nodad(family: Family) -> list[str]:
     return ["nodad"] if family is Family.IPV6 else []
+
+
+def says(speaker: socket.socket, listener: socket.socket) -> bool:
+    """Whether a byte gets from one end of a connection to the other."""
+    listener.settimeout(0.5)
+    try:
+        speaker.sendall(b"!")
+        return listener.recv(1) == b"!"
+    except OSError:
+        return False

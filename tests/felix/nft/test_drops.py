@@ -101,10 +101,9 @@ def test_any_bytes_are_read_as_something(ethertype: int, packet: bytes) -> None:
 class Sender:
     """Sends from the node to the peer what the node's rules drop."""
 
-    def __init__(self, node: Node, family: Family) -> None:
+    def __init__(self, family: Family) -> None:
         self.destination = "10.0.0.2" if family is Family.IPV4 else "fd00:1::2"
         self.source = "10.0.0.1" if family is Family.IPV4 else "fd00:1::1"
-        self.interface = node.interface(0)
         self._socket = socket.socket(socket.AF_INET if family is Family.IPV4 else socket.AF_INET6, socket.SOCK_DGRAM)
 
     def send(self, port: int) -> None:
@@ -113,7 +112,7 @@ class Sender:
 
     def drop(self, port: int) -> Drop:
         source, destination = ip_address(self.source).packed, ip_address(self.destination).packed
-        return Drop("tortie egress", source, destination, 17, port, 0, self.interface)
+        return Drop("tortie egress", source, destination, 17, port, 0)
 
     def close(self) -> None:
         self._socket.close()
@@ -122,7 +121,7 @@ class Sender:
 @pytest.fixture
 async def sender(node: Node, family: Family, nft: Callable[..., str]) -> AsyncIterator[Sender]:
     nft(text=RULES)
-    sender = Sender(node, family)
+    sender = Sender(family)
     yield sender
     sender.close()
 
