@@ -10,7 +10,7 @@ from itertools import count
 from typing import Final
 
 from felix.route import METRIC, NextHop
-from felix.routetable import BLACKHOLE, UNKNOWN, Change, DropRoute, Group, PutGroup, PutRoute, Refusal, Rival
+from felix.routetable import BLACKHOLE, UNKNOWN, Change, DropRoute, Form, Group, PutGroup, PutRoute, Refusal, Rival
 from inet.prefix import Family, Prefix
 
 
@@ -111,9 +111,12 @@ class FakeRouteTable:
     def _put_group(self, index: int, change: PutGroup) -> list[Refusal]:
         if change.is_new == (change.group in self.groups):
             return [_refusal(index, errno.EEXIST if change.is_new else errno.ENOENT)]
+        former = self.groups.get(change.group, change)
+        if (former.form is Form.SINGLE) != (change.form is Form.SINGLE):
+            return [_refusal(index, errno.EINVAL)]
         dead = [hop for hop in change.next_hops if hop.interface in self._down]
         if not dead:
-            self.groups[change.group] = Group(change.family, change.next_hops, change.is_resilient)
+            self.groups[change.group] = Group(change.family, change.next_hops, change.form)
         return [_refusal(index, errno.ENETDOWN, hop) for hop in dead]
 
     def _put_route(self, index: int, change: PutRoute) -> list[Refusal]:

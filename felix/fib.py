@@ -119,12 +119,17 @@ class Fib:
 
         Takes one write for each group of `old`, usually one, however many routes there are. Both are sorted and
         not empty. Moves happen one after another: once `old` has become `new`, a move of `new` takes it along. What
-        else is needed, such as routes that were lost with their group, is left to `apply`.
+        else is needed, such as routes that were lost with their group, is left to `apply`. A route to a single next
+        hop gets several only by `set`; those of before a restart, which are not set yet, by the next `apply`.
         """
         for destination, route in self._claims.items():
             if route.next_hops == old:
                 self._claims[destination] = route._replace(next_hops=new)
         self._forget_routes_of(await self._groups.move(old, new))
+        for destination in self._adopted:
+            record = self._routes.desired.get(destination)
+            if record is not None and record.wanted == old:
+                self._want(unicast(destination, new))
 
     async def choose_resilient(self, *, wanted: bool) -> bool:
         """Have groups keep flows on the hops that they have, or not; from the next `apply` on routes follow.
@@ -292,10 +297,7 @@ class Fib:
         current = self._routes.desired.get(destination)
         if route.kind is Kind.BLACKHOLE:
             record = self._groups.blackhole
-        elif current is not None and (current.wanted, current.is_resilient) == (
-            route.next_hops,
-            self._groups.is_resilient,
-        ):
+        elif current is not None and current.serves(route.next_hops, self._groups.form_of(route.next_hops)):
             return
         else:
             record = self._groups.claim(destination.family, route.next_hops)
@@ -385,7 +387,7 @@ class Fib:
             self.repaired += 1
         self._keep(destination, record)
         desired = self._routes.desired.get(destination)
-        if desired is not None and desired is not record and desired.is_like(record):
+        if desired is not None and desired is not record and record.serves(desired.wanted, desired.form):
             self._desire(destination, record)  # another group, but with the right content: good as it is
 
     def _forget_routes_of(self, gone: list[GroupRecord]) -> None:

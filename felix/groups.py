@@ -2,8 +2,8 @@
 
 A `GroupRecord` is shared by every route with the same next hops. Routes refer to the record, not to its content,
 so that moving all of them to other next hops changes one record and one kernel group, and no route is looked at.
-After a move two records may hold the same next hops: they stay two, each with its routes. A group never becomes
-resilient, nor ceases to be: where `is_resilient` says otherwise, routes are given another one.
+After a move two records may hold the same next hops: they stay two, each with its routes. The form of a group stays
+what it was when it was claimed: where another is needed, routes are given another group.
 
 A hop that the kernel refuses (its link is down, its gateway is not on a link) is set aside: groups go on without
 it until `allow`. A group that has no other hop is not in the kernel, and its routes cannot be.
@@ -19,7 +19,7 @@ from typing import Final
 
 from felix.delta import Delta
 from felix.route import NextHop
-from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, Group, PutGroup, Refusal, RouteTable
+from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, Form, Group, PutGroup, Refusal, RouteTable
 from inet.prefix import Family
 
 _ROUNDS: Final = 8  # each sets a refused hop aside, or tries another id
@@ -28,20 +28,20 @@ _ROUNDS: Final = 8  # each sets a refused hop aside, or tries another id
 class GroupRecord:
     """One group, compared by identity. `wanted` is sorted; `users` counts routes that lead or should lead here."""
 
-    __slots__ = ("family", "is_resilient", "number", "users", "wanted")
+    __slots__ = ("family", "form", "number", "users", "wanted")
 
     def __init__(
-        self, family: Family | None, wanted: tuple[NextHop, ...], number: int = UNKNOWN, *, is_resilient: bool = False
+        self, family: Family | None, wanted: tuple[NextHop, ...], number: int = UNKNOWN, form: Form = Form.HASHED
     ) -> None:
         self.family = family
         self.wanted = wanted
-        self.is_resilient = is_resilient
+        self.form = form
         self.number = number  # its id in the kernel, once it is there
         self.users = 0
 
-    def is_like(self, other: GroupRecord) -> bool:
-        """Whether routes may lead to either: to the same next hops, in the same manner."""
-        return bool(self.wanted) and (self.wanted, self.is_resilient) == (other.wanted, other.is_resilient)
+    def serves(self, next_hops: tuple[NextHop, ...], form: Form) -> bool:
+        """Whether routes that should lead to a group of these next hops and this form may lead to this one."""
+        return bool(next_hops) and self.wanted == next_hops and (self.form is form or len(next_hops) == 1)
 
 
 class Groups:
@@ -60,11 +60,18 @@ class Groups:
         self._refused_groups: dict[GroupRecord, Refusal] = {}
         self._lock = asyncio.Lock()
 
+    def form_of(self, next_hops: tuple[NextHop, ...]) -> Form:
+        """Return the form of a group that is claimed now."""
+        if len(next_hops) == 1:
+            return Form.SINGLE
+        return Form.RESILIENT if self.is_resilient else Form.HASHED
+
     def claim(self, family: Family, next_hops: tuple[NextHop, ...]) -> GroupRecord:
         """Return the record for these next hops, a new one if there is none. To be followed by `use`."""
-        records = self._by_wanted[Group(family, next_hops, self.is_resilient)]
+        form = self.form_of(next_hops)
+        records = self._by_wanted[Group(family, next_hops, form)]
         if not records:
-            records.append(GroupRecord(family, next_hops, is_resilient=self.is_resilient))
+            records.append(GroupRecord(family, next_hops, form=form))
         return records[0]
 
     def use(self, record: GroupRecord) -> None:
@@ -85,7 +92,7 @@ class Groups:
 
         Raises OSError. The kernel is not asked, which shows, where it has such groups.
         """
-        is_proven = not wanted or any(record.is_resilient for record in self._contents.actual)
+        is_proven = not wanted or any(record.form is Form.RESILIENT for record in self._contents.actual)
         if not is_proven and not await self._table.can_be_resilient():
             return False
         self.is_resilient = wanted
@@ -132,12 +139,16 @@ class Groups:
             return await self._write()
 
     async def move(self, old: tuple[NextHop, ...], new: tuple[NextHop, ...]) -> list[GroupRecord]:
-        """Give every group that should hold `old` the next hops `new`, in the kernel too. Returns as `write` does."""
+        """Give every group that should hold `old` the next hops `new`, in the kernel too. Returns as `write` does.
+
+        Single ones stay as they are where `new` is several.
+        """
+        forms = [form for form in Form if form is not Form.SINGLE or len(new) == 1]
         async with self._lock:
-            for family, is_resilient in product(Family, (False, True)):
-                for record in self._by_wanted.pop(Group(family, old, is_resilient), []):
+            for family, form in product(Family, forms):
+                for record in self._by_wanted.pop(Group(family, old, form), []):
                     record.wanted = new
-                    self._by_wanted[Group(family, new, is_resilient)].append(record)
+                    self._by_wanted[Group(family, new, form)].append(record)
                     self._refused_groups.pop(record, None)
                     self._refresh(record)
                 self._forget_refusals(family, old)
@@ -149,14 +160,16 @@ class Groups:
             kernel = await self._table.dump_groups()
             gone: list[GroupRecord] = []
             for record, content in list(self._contents.actual.items()):
-                group = kernel.pop(record.number, None)
-                if group is None:
+                group = kernel.get(record.number)
+                if group is None or group.form is not record.form:
                     self._lose(record)
                     gone.append(record)
-                elif group.next_hops != content:
+                    continue
+                del kernel[record.number]
+                if group.next_hops != content:
                     self._contents.found(record, group.next_hops)
             for number, group in kernel.items():
-                record = GroupRecord(group.family, group.next_hops, number, is_resilient=group.is_resilient)
+                record = GroupRecord(group.family, group.next_hops, number, group.form)
                 self._by_wanted[group].append(record)
                 self._keep(record, group.next_hops)
             return gone
@@ -196,7 +209,7 @@ class Groups:
         is_new = record not in self._contents.actual
         if is_new:
             record.number = self._table.new_group(record.family)
-        return PutGroup(record.number, record.family, content, is_new, record.is_resilient)
+        return PutGroup(record.number, record.family, content, is_new, record.form)
 
     def _took_routes_along(self, record: GroupRecord, change: PutGroup | DropGroup, refusals: list[Refusal]) -> bool:
         """Take in what became of a change; return whether the group's routes are gone from the kernel."""
@@ -232,7 +245,7 @@ class Groups:
         if record.users or record in self._contents.actual or record.family is None:
             return
         self._refused_groups.pop(record, None)
-        key = Group(record.family, record.wanted, record.is_resilient)
+        key = Group(record.family, record.wanted, record.form)
         records = self._by_wanted.get(key, [])
         if record in records:
             records.remove(record)

@@ -92,7 +92,8 @@ class InlineRouteTable(KernelRoutes):
             return UNKNOWN
         content = Group(route.destination.family, hops)
         number = self._routes.get(route.destination, UNKNOWN)
-        if self._groups.get(number) != content:
+        held = self._groups.get(number)
+        if held is None or held.next_hops != hops:
             if content not in numbers:
                 numbers[content] = next(self._numbers)
             number = numbers[content]
@@ -111,7 +112,7 @@ class InlineRouteTable(KernelRoutes):
         if refusals:
             return refusals
         former = self._groups.get(change.group)
-        self._groups[change.group] = Group(change.family, change.next_hops)
+        self._groups[change.group] = Group(change.family, change.next_hops, change.form)
         failures = await self._write_routes(
             (index, PutRoute(prefix, change.group, is_new=False, mtu=self.mtus.get(prefix, 0))) for prefix in behind
         )

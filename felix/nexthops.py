@@ -1,8 +1,8 @@
 """Kernel nexthop objects on the wire (linux/nexthop.h, since Linux 5.3): single next hops, and groups of them.
 
-Routes point at groups, also where there is only one hop: the kernel edits a group in place, however many routes
-stand behind it, but never turns a single object into a group. What an object is can be read off its id, so that a
-dump after a restart needs nothing else. Encapsulation is an attribute of single objects (NHA_ENCAP).
+Routes point at a group or at a single object: the kernel gives either another content in place, however many routes
+stand behind it, but never turns one into the other. What an object is for can be read off its id, so that a dump after
+a restart needs nothing else. Encapsulation is an attribute of single objects (NHA_ENCAP).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from felix.route import NO_TUNNEL, PROTOCOL, NextHop
 from inet.prefix import Family
 
 HOP_IDS: Final = range(0x61000000, 0x61400000)
-"""Ids of our single next hops."""
+"""Ids of single next hops that are members of our groups."""
 
 GROUP_IDS: Final = {Family.IPV4: range(0x61400000, 0x61800000), Family.IPV6: range(0x61800000, 0x61C00000)}
-"""Ids of our groups, by the family of the routes that point at them."""
+"""Ids of what routes point at, groups and single next hops, by the family of the routes."""
 
 NEWNEXTHOP: Final = 104
 DELNEXTHOP: Final = 105
@@ -77,15 +77,18 @@ def family_of_hop(hop: NextHop, routes: Family) -> Family:
     return Family.IPV4 if len(hop.gateway) == 4 else Family.IPV6
 
 
-def create_hop(number: int, family: Family, hop: NextHop) -> bytes:
-    """Build the message that creates a single next hop. `family` as `family_of_hop` tells."""
+def put_hop(number: int, family: Family, hop: NextHop, *, is_new: bool) -> bytes:
+    """Build the message that creates a single next hop, or puts it in the place of an existing one, never both.
+
+    `family` as `family_of_hop` tells.
+    """
     body = _NHMSG.pack(family, 0, PROTOCOL, 0, _ONLINK if hop.onlink else 0)
     body += attribute(_ID, U32.pack(number)) + attribute(_OIF, U32.pack(hop.interface))
     if hop.gateway:
         body += attribute(_GATEWAY, hop.gateway)
     if hop.outer.destination:
         body += encap.pack(hop.outer, _ENCAP_TYPE, _ENCAP)
-    return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL, body)
+    return message(NEWNEXTHOP, Flag.CREATE | Flag.EXCL if is_new else Flag.REPLACE, body)
 
 
 def create_blackhole(number: int) -> bytes:

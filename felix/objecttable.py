@@ -1,8 +1,9 @@
 """The route table on kernel nexthop objects (Linux 5.3 and later).
 
-Each group is a group object, each next hop that some group needs a single object that all groups share; both are
-found again by id range and protocol after a restart. The single objects are this module's affair alone: they
-are created just before the first group that needs them, in the same write, and removed by `tidy`.
+A group of one next hop that is to stay one is a single object of its own; packets then choose nothing. Each other is
+a group object, and each next hop that some group object needs a single object that all of them share. All are found
+again by id range and protocol after a restart. The shared objects are this module's affair alone: they are created
+just before the first group that needs them, in the same write, and removed by `tidy`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,20 @@ from typing import Final, TypeAlias
 from felix import nexthops, routemessages
 from felix.kernelroutes import KernelRoutes
 from felix.netlink import Failure, dump, in_turns
-from felix.nexthops import GROUP_IDS, HOP_IDS, KernelGroup, KernelHop, KernelNextHop
+from felix.nexthops import GROUP_IDS, HOP_IDS, KernelHop, KernelNextHop
 from felix.route import PROTOCOL, NextHop
-from felix.routetable import BLACKHOLE, UNKNOWN_HOP, Change, DropGroup, DropRoute, Group, PutGroup, PutRoute, Refusal
+from felix.routetable import (
+    BLACKHOLE,
+    UNKNOWN_HOP,
+    Change,
+    DropGroup,
+    DropRoute,
+    Form,
+    Group,
+    PutGroup,
+    PutRoute,
+    Refusal,
+)
 from inet.prefix import Family, Prefix
 
 _HopKey: TypeAlias = tuple[int, NextHop]  # family of the object, hop
@@ -27,7 +39,7 @@ _GONE: Final = (errno.ENOENT, errno.ESRCH)
 
 
 class ObjectRouteTable(KernelRoutes):
-    """Routes that lead to group objects by id. See `felix.routetable.RouteTable`."""
+    """Routes that lead to nexthop objects by id. See `felix.routetable.RouteTable`."""
 
     has_nexthop_objects: Final = True
 
@@ -85,11 +97,15 @@ class ObjectRouteTable(KernelRoutes):
         groups: dict[int, Group] = {}
         for row in rows:
             family = _family_of_group(row.id)
-            if not isinstance(row, KernelGroup) or row.protocol != PROTOCOL or family is None:
+            if row.protocol != PROTOCOL or family is None:
+                continue
+            if isinstance(row, KernelHop):
+                groups[row.id] = Group(family, (_usable_hop(row, family),), Form.SINGLE)
                 continue
             self._members[row.id] = row.members
-            hops = (_hop_of_member(own_hops.get(member), family) for member in row.members)
-            groups[row.id] = Group(family, tuple(sorted(hops)) if row.is_even else (UNKNOWN_HOP,), row.is_resilient)
+            hops = (_usable_hop(own_hops.get(member), family) for member in row.members)
+            form = Form.RESILIENT if row.is_resilient else Form.HASHED
+            groups[row.id] = Group(family, tuple(sorted(hops)) if row.is_even else (UNKNOWN_HOP,), form)
         return groups
 
     async def write(self, changes: Sequence[Change]) -> list[Refusal]:
@@ -134,7 +150,7 @@ class ObjectRouteTable(KernelRoutes):
         for index, change in enumerate(changes):
             if isinstance(change, PutGroup):
                 for key in self._missing_hops(change):
-                    requests.append(nexthops.create_hop(self._adopt_new_hop(key), Family(key[0]), key[1]))
+                    requests.append(nexthops.put_hop(self._adopt_new_hop(key), Family(key[0]), key[1], is_new=True))
                     origins.append((index, key))
             requests.append(self._request(change, says_mtu=says_mtu))
             origins.append((index, None))
@@ -164,27 +180,33 @@ class ObjectRouteTable(KernelRoutes):
             return routemessages.put_by_group(change.destination, change.group, is_new=change.is_new, mtu=mtu)
         if isinstance(change, DropRoute):
             return routemessages.delete(change.destination)
-        if isinstance(change, PutGroup):
-            members = self._member_ids(change)
-            return nexthops.put_group(change.group, members, is_new=change.is_new, is_resilient=change.is_resilient)
-        return nexthops.delete(change.group)
+        if isinstance(change, DropGroup):
+            return nexthops.delete(change.group)
+        if change.form is Form.SINGLE:
+            (hop,) = change.next_hops
+            family = nexthops.family_of_hop(hop, change.family)
+            return nexthops.put_hop(change.group, family, hop, is_new=change.is_new)
+        is_resilient = change.form is Form.RESILIENT
+        return nexthops.put_group(
+            change.group, self._member_ids(change), is_new=change.is_new, is_resilient=is_resilient
+        )
 
     def _note(self, change: Change) -> None:
         """Remember what a change that took effect means for groups and MTUs."""
         if isinstance(change, PutRoute | DropRoute):
             self._note_mtu(change)
         elif isinstance(change, PutGroup):
-            self._members[change.group] = self._member_ids(change)
+            if change.form is not Form.SINGLE:
+                self._members[change.group] = self._member_ids(change)
         elif isinstance(change, DropGroup):
             self._members.pop(change.group, None)
             self._taken.discard(change.group)
 
     def _member_ids(self, change: PutGroup) -> tuple[int, ...]:
-        return tuple(self._hops[_key(hop, change.family)] for hop in change.next_hops)
+        return tuple(self._hops[key] for key in _keys(change))
 
     def _missing_hops(self, change: PutGroup) -> list[_HopKey]:
-        keys = (_key(hop, change.family) for hop in change.next_hops)
-        return [key for key in keys if key not in self._hops]
+        return [] if change.form is Form.SINGLE else [key for key in _keys(change) if key not in self._hops]
 
     def _adopt_new_hop(self, key: _HopKey) -> int:
         number = self._new_id(self._free_hops)
@@ -203,11 +225,15 @@ def _key(hop: NextHop, family: Family) -> _HopKey:
     return nexthops.family_of_hop(hop, family), hop
 
 
-def _hop_of_member(member: KernelHop | None, family: Family) -> NextHop:
-    """Return the hop of a group's member, UNKNOWN_HOP if it is not ours or of no use to the family."""
-    if member is None or member.family != nexthops.family_of_hop(member.hop, family):
+def _keys(change: PutGroup) -> list[_HopKey]:
+    return [_key(hop, change.family) for hop in change.next_hops]
+
+
+def _usable_hop(found: KernelHop | None, family: Family) -> NextHop:
+    """Return the hop of an object, UNKNOWN_HOP if it is not ours or of no use to routes of the family."""
+    if found is None or found.family != nexthops.family_of_hop(found.hop, family):
         return UNKNOWN_HOP
-    return member.hop
+    return found.hop
 
 
 def _family_of_group(number: int) -> Family | None:
@@ -218,6 +244,11 @@ def _reasons(
     index: int, change: Change, failure: Failure | None, refused_hops: dict[_HopKey, Failure]
 ) -> list[Refusal]:
     """Say why a change failed, if it did: a group for each of its hops that was refused, if that is the reason."""
+    if isinstance(change, PutGroup) and change.form is Form.SINGLE:
+        if failure is None:
+            return []
+        is_of_id = failure.errno == (errno.EEXIST if change.is_new else errno.ENOENT)
+        return [Refusal(index, failure.errno, failure.message, None if is_of_id else change.next_hops[0])]
     if isinstance(change, PutGroup) and refused_hops:
         reasons = ((hop, refused_hops.get(_key(hop, change.family))) for hop in change.next_hops)
         refusals = [Refusal(index, reason.errno, reason.message, hop) for hop, reason in reasons if reason]

@@ -1,6 +1,6 @@
 """Routes on the wire (linux/rtnetlink.h): what we write, and what dumps, lookups and notifications say.
 
-Everything we write has our protocol and metric and stands in the main table. A route leads to a nexthop group by
+Everything we write has our protocol and metric and stands in the main table. A route leads to a nexthop object by
 its id, or holds its hops itself (RTA_MULTIPATH) where the kernel has no nexthop objects, or is a blackhole.
 """
 
@@ -67,7 +67,7 @@ _BY_GROUP: Final = {
 
 
 def put_by_group(destination: Prefix, group: int, *, is_new: bool, mtu: int | None = None) -> bytes:
-    """Build the message that adds a route, or replaces ours, so that it leads to a nexthop group.
+    """Build the message that adds a route, or replaces ours, so that it leads to a nexthop object.
 
     `mtu` is the route's own, in bytes, 0 for none. Without a word about it an IPv4 route may get that of another one
     to the same group: the kernel has the two share what it knows of them (fib_find_info_nh, net/ipv4).

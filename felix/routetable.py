@@ -8,6 +8,7 @@ such objects, `felix.faketable` is a dictionary that fails on demand. One contra
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Container, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -24,15 +25,20 @@ UNKNOWN_HOP: Final = NextHop(b"", 0)
 """In a group's content: a member that we did not write like this."""
 
 
-class Group(NamedTuple):
-    """What a group holds: next hops, sorted, for routes of one family.
+class Form(enum.Enum):
+    """What a group is in the kernel, and stays."""
 
-    A resilient group keeps flows on their hops when it gets another one. What a group is, it stays.
-    """
+    SINGLE = "single"  # one next hop, in place of which there can only be another one: no packet chooses
+    HASHED = "hashed"  # any number of next hops; each flow takes one of them by its hash
+    RESILIENT = "resilient"  # the same, but flows keep their next hop when the group gets another one
+
+
+class Group(NamedTuple):
+    """What a group holds: next hops, sorted, for routes of one family."""
 
     family: Family
     next_hops: tuple[NextHop, ...]
-    is_resilient: bool = False
+    form: Form = Form.HASHED
 
 
 class PutGroup(NamedTuple):
@@ -42,7 +48,7 @@ class PutGroup(NamedTuple):
     family: Family
     next_hops: tuple[NextHop, ...]
     is_new: bool
-    is_resilient: bool = False
+    form: Form = Form.HASHED
 
 
 class DropGroup(NamedTuple):

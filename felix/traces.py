@@ -17,7 +17,7 @@ from felix import devices, nexthops, routemessages
 from felix.devices import Device
 from felix.links import DELLINK
 from felix.netlink import U32, NetlinkSocket, attribute, dump, message
-from felix.nexthops import GROUP_IDS, HOP_IDS, KernelNextHop
+from felix.nexthops import GROUP_IDS, HOP_IDS, KernelGroup, KernelNextHop
 from felix.nfnetlink import NETLINK_NETFILTER, NfFamily, Subsystem, name, request
 from felix.nft.batch import BatchSocket
 from felix.nft.elements import Request
@@ -39,6 +39,7 @@ _DST: Final = 1
 _PRIORITY: Final = 6
 _TABLE: Final = 15
 _SCOPE_NOWHERE: Final = 255
+_NEXTHOP_IDS: Final = (HOP_IDS, *GROUP_IDS.values())
 
 
 _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
@@ -153,12 +154,8 @@ async def _nexthops() -> list[KernelNextHop]:
         if error.errno in {errno.EOPNOTSUPP, errno.EINVAL}:  # a kernel without
             return []
         raise
-    ours = [row for row in rows if row.protocol == PROTOCOL and (row.id in HOP_IDS or _is_group(row.id))]
-    return sorted(ours, key=lambda row: (not _is_group(row.id), row.id))
-
-
-def _is_group(number: int) -> bool:
-    return any(number in ids for ids in GROUP_IDS.values())
+    ours = [row for row in rows if row.protocol == PROTOCOL and any(row.id in ids for ids in _NEXTHOP_IDS)]
+    return sorted(ours, key=lambda row: (not isinstance(row, KernelGroup), row.id))
 
 
 def _delete_nexthop(row: KernelNextHop) -> bytes:
@@ -166,7 +163,7 @@ def _delete_nexthop(row: KernelNextHop) -> bytes:
 
 
 def _of_nexthop(row: KernelNextHop) -> Trace:
-    return Trace("nexthop group" if _is_group(row.id) else "nexthop", f"id {row.id}")
+    return Trace("nexthop group" if isinstance(row, KernelGroup) else "nexthop", f"id {row.id}")
 
 
 # The table

@@ -6,7 +6,7 @@ from agent.routing import RESYNC_INTERVAL_S
 from bgp.speaker import EndOfRib, Update
 from felix.monitor import AddressChanged, ForeignRouteChanged, LinkChanged, Overflow, OwnRouteChanged
 from felix.resolver import Doubts, Resolution, Target
-from felix.routetable import BLACKHOLE, PutRoute
+from felix.routetable import BLACKHOLE, Form, PutRoute
 from inet.prefix import Family, Prefix
 from policy.nftskeleton import POD_INTERFACE_GROUP
 from tests.agent.routing_world import World
@@ -55,7 +55,7 @@ async def test_flows_stay_on_their_path_by_choice(world: World) -> None:
     for router in (11, 12):
         await world.up(router)
         await world.hear(router, [world.cidr(2)], path=[65100, 65002])
-    assert [group.is_resilient for group in world.table.groups.values()] == [True]
+    assert [group.form for group in world.table.groups.values()] == [Form.RESILIENT]
 
 
 async def test_a_choice_that_the_kernel_does_not_know_is_complained_of(world: World) -> None:

@@ -11,7 +11,7 @@ from felix.faketable import FakeRouteTable
 from felix.fib import Fib, State
 from felix.guard import MassDeleteGuard
 from felix.route import METRIC, Kind, unicast
-from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, DropRoute, Group, PutGroup, PutRoute, Rival
+from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, DropRoute, Form, Group, PutGroup, PutRoute, Rival
 from inet.prefix import Family, Prefix
 from tests.felix.routes import Clock, hops, prefix, route, set_all
 
@@ -31,7 +31,9 @@ async def test_routes_with_the_same_next_hops_share_a_group(fib: Fib, table: Fak
 async def test_families_have_groups_of_their_own(fib: Fib, table: FakeRouteTable) -> None:
     through = hops(Family.IPV6, 1)
     await set_all(fib, unicast(prefix(Family.IPV4, 1), through), unicast(prefix(Family.IPV6, 1), through))
-    assert sorted(table.groups.values()) == [Group(Family.IPV4, through), Group(Family.IPV6, through)]
+    assert sorted(table.groups.values(), key=lambda group: group.family) == [
+        Group(family, through, Form.SINGLE) for family in Family
+    ]
 
 
 async def test_nothing_is_written_twice(fib: Fib, table: FakeRouteTable, family: Family) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from felix.faketable import FakeRouteTable
 from felix.groups import GroupRecord, Groups
-from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, Group, PutGroup
+from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, Form, Group, PutGroup
 from inet.prefix import Family
 from tests.felix.routes import hop, hops
 
@@ -77,7 +77,7 @@ class TestClaims:
         assert groups.is_usable(groups.blackhole)
         assert not groups.is_usable(groups.unknown)
         assert groups.pending == 0
-        assert not groups.blackhole.is_like(groups.blackhole)  # it has no next hops to be compared
+        assert not groups.unknown.serves(groups.blackhole.wanted, groups.blackhole.form)
 
     async def test_a_group_without_routes_goes_when_that_is_asked_for_and_can_be_claimed_until_then(
         self, groups: Groups, table: FakeRouteTable, family: Family
@@ -105,7 +105,7 @@ class TestClaims:
     ) -> None:
         record = await written(groups, family, 1)
         await groups.move(hops(family, 1), hops(family, 2))
-        table.groups[record.number] = Group(family, hops(family, 3))
+        table.groups[record.number] = Group(family, hops(family, 3), Form.SINGLE)
         await groups.check()
         await groups.drop_unused()
         assert set(table.groups) == {record.number}
@@ -246,7 +246,7 @@ class TestRefusals:
         taken = {number: Group(family, hops(family, 9)) for number in (1, 2, 3)}
         table.groups = dict(taken)
         record = await written(groups, family, 1)
-        assert table.groups == {**taken, record.number: Group(family, hops(family, 1))}
+        assert table.groups == {**taken, record.number: Group(family, hops(family, 1), Form.SINGLE)}
 
     async def test_ids_that_are_all_taken_do_not_keep_it_busy_for_ever(
         self, groups: Groups, table: FakeRouteTable, family: Family
@@ -313,7 +313,7 @@ class TestLinks:
         table.groups.clear()
         assert await groups.move(hops(family, 1), hops(family, 2)) == [record]
         assert record.number != former
-        assert table.groups == {record.number: Group(family, hops(family, 2))}
+        assert table.groups == {record.number: Group(family, hops(family, 2), Form.SINGLE)}
 
     async def test_a_group_whose_only_hop_is_refused_in_a_move_takes_its_routes_along(
         self, groups: Groups, table: FakeRouteTable, family: Family
@@ -337,20 +337,32 @@ class TestMoves:
         assert [type(change) for change in table.written] == [PutGroup, PutGroup]
         assert table.groups == {
             plain.number: Group(family, hops(family, 2)),
-            resilient.number: Group(family, hops(family, 2), is_resilient=True),
+            resilient.number: Group(family, hops(family, 2), Form.RESILIENT),
         }
 
     async def test_after_a_move_two_groups_may_hold_the_same_and_the_older_is_claimed(
         self, groups: Groups, table: FakeRouteTable, family: Family
     ) -> None:
-        first, second = await written(groups, family, 2), await written(groups, family, 1, 2)
+        first, second = await written(groups, family, 2, 3), await written(groups, family, 1, 2, 3)
         await groups.move(second.wanted, first.wanted)
         assert len(table.groups) == 2
-        assert groups.claim(family, hops(family, 2)) is first
-        assert first.is_like(second)
+        assert groups.claim(family, hops(family, 2, 3)) is first
+        assert second.serves(first.wanted, first.form)
         groups.release(first)
         await groups.drop_unused()
-        assert groups.claim(family, hops(family, 2)) is second
+        assert groups.claim(family, hops(family, 2, 3)) is second
+
+    async def test_a_single_next_hop_is_replaced_by_another_and_never_by_several(
+        self, groups: Groups, table: FakeRouteTable, family: Family
+    ) -> None:
+        record = await written(groups, family, 1)
+        number = record.number
+        await groups.move(hops(family, 1), hops(family, 2))
+        assert table.groups == {number: Group(family, hops(family, 2), Form.SINGLE)}
+        table.written.clear()
+        assert await groups.move(hops(family, 2), hops(family, 1, 2)) == []
+        assert (table.written, record.wanted, groups.pending) == ([], hops(family, 2), 0)
+        assert groups.claim(family, hops(family, 2)) is record
 
     async def test_a_move_to_what_it_is_writes_nothing(
         self, groups: Groups, table: FakeRouteTable, family: Family
@@ -387,21 +399,33 @@ class TestAdoption:
         self, groups: Groups, table: FakeRouteTable, family: Family
     ) -> None:
         record = await written(groups, family, 1)
-        table.groups[record.number] = Group(family, hops(family, 3))
+        table.groups[record.number] = Group(family, hops(family, 3), Form.SINGLE)
         assert await groups.check() == []
         assert (groups.next_hops(record), groups.pending) == (hops(family, 3), 1)
         await groups.write()
         assert table.groups[record.number].next_hops == hops(family, 1)
 
+    async def test_a_group_in_whose_place_a_hand_put_one_of_another_form_is_gone(
+        self, groups: Groups, table: FakeRouteTable, family: Family
+    ) -> None:
+        record = await written(groups, family, 1)
+        number = record.number
+        table.groups[number] = Group(family, hops(family, 1))
+        assert await groups.check() == [record]
+        other = groups.of_number(number)
+        assert (other.form, other.wanted) == (Form.HASHED, hops(family, 1))
+        assert await groups.write() == []
+        assert (groups.is_usable(record), record.number != number) == (True, True)
+
     async def test_a_resilient_group_is_owned_as_one(
         self, groups: Groups, table: FakeRouteTable, family: Family
     ) -> None:
-        table.groups = {5: Group(family, hops(family, 1), is_resilient=True)}
+        table.groups = {5: Group(family, hops(family, 1, 2), Form.RESILIENT)}
         table.knows_resilient = False  # it has one: nothing is asked
         await groups.check()
-        assert groups.claim(family, hops(family, 1)).number == UNKNOWN
+        assert groups.claim(family, hops(family, 1, 2)).number == UNKNOWN
         assert await groups.choose_resilient(wanted=True)
-        assert groups.claim(family, hops(family, 1)).number == 5
+        assert groups.claim(family, hops(family, 1, 2)).number == 5
 
     async def test_a_kernel_without_resilient_groups_is_no_reason_to_give_the_plain_ones_up(
         self, groups: Groups, table: FakeRouteTable, family: Family
@@ -409,16 +433,31 @@ class TestAdoption:
         table.knows_resilient = False
         assert not await groups.choose_resilient(wanted=True)
         assert not groups.is_resilient
-        record = await written(groups, family, 1)
-        assert not record.is_resilient
+        record = await written(groups, family, 1, 2)
+        assert record.form is Form.HASHED
         assert await groups.choose_resilient(wanted=False)
 
-    async def test_groups_alike_in_hops_and_not_in_manner_are_not_alike(self, groups: Groups, family: Family) -> None:
-        plain = await written(groups, family, 1)
+    async def test_groups_alike_in_hops_and_not_in_form_do_not_serve_for_each_other(
+        self, groups: Groups, family: Family
+    ) -> None:
+        plain = await written(groups, family, 1, 2)
         assert await groups.choose_resilient(wanted=True)
-        resilient = await written(groups, family, 1)
+        resilient = await written(groups, family, 1, 2)
         assert plain.number != resilient.number
-        assert not plain.is_like(resilient)
+        assert not plain.serves(resilient.wanted, resilient.form)
+        assert not resilient.serves(plain.wanted, plain.form)
+
+    async def test_with_one_next_hop_any_form_serves(
+        self, groups: Groups, table: FakeRouteTable, family: Family
+    ) -> None:
+        table.groups = {n: Group(family, hops(family, 1), form) for n, form in enumerate(Form, 1)}
+        await groups.check()
+        for wanted in (False, True):
+            assert await groups.choose_resilient(wanted=wanted)
+            form = groups.form_of(hops(family, 1))
+            assert form is Form.SINGLE
+            assert all(groups.of_number(n).serves(hops(family, 1), form) for n in table.groups)
+            assert not any(groups.of_number(n).serves(hops(family, 2), form) for n in table.groups)
 
 
 async def test_two_writers_at_a_time_write_each_group_once(

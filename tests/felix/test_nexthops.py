@@ -23,7 +23,7 @@ def body(data: bytes) -> tuple[Message, str]:
 
 def test_a_hop_is_packed_as_linux_nexthop_h_has_it() -> None:
     gateway = ip_address("10.0.0.2").packed
-    header, packed = body(nexthops.create_hop(0x61000001, Family.IPV4, NextHop(gateway, 7, onlink=True)))
+    header, packed = body(nexthops.put_hop(0x61000001, Family.IPV4, NextHop(gateway, 7, onlink=True), is_new=True))
     assert (header.kind, header.flags) == (104, 0x601)  # RTM_NEWNEXTHOP; REQUEST, CREATE, EXCL
     assert packed == (
         "02006100 04000000 "  # struct nhmsg: AF_INET, scope, protocol 97; RTNH_F_ONLINK
@@ -32,7 +32,7 @@ def test_a_hop_is_packed_as_linux_nexthop_h_has_it() -> None:
 
 
 def test_a_hop_onto_the_link_has_no_gateway() -> None:
-    _, packed = body(nexthops.create_hop(0x61000001, Family.IPV6, NextHop(b"", 7)))
+    _, packed = body(nexthops.put_hop(0x61000001, Family.IPV6, NextHop(b"", 7), is_new=True))
     assert packed == "0a006100 00000000 08000100 01000061 08000500 07000000"
 
 
@@ -97,7 +97,7 @@ class TestKernel:
 
     async def test_a_hop_is_what_ip_shows_and_reads_back(self, wire: NetlinkSocket, node: Node, family: Family) -> None:
         hop = node.hop(family, 1)
-        await self.write(wire, nexthops.create_hop(FIRST, family, hop))
+        await self.write(wire, nexthops.put_hop(FIRST, family, hop, is_new=True))
         (shown,) = node.ip_json("nexthop show")
         assert (shown["id"], shown["gateway"], shown["dev"]) == (FIRST, str(ip_address(hop.gateway)), "a1")
         assert (shown["protocol"], shown["flags"]) == ("97", [])
@@ -108,10 +108,10 @@ class TestKernel:
     ) -> None:
         gateway = ip_address("192.0.2.1" if family is Family.IPV4 else "2001:db8::1")
         hop = NextHop(gateway.packed, node.interface(0))
-        (refused,) = await wire.write([nexthops.create_hop(FIRST, family, hop)])
+        (refused,) = await wire.write([nexthops.put_hop(FIRST, family, hop, is_new=True)])
         assert refused.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}
         onlink = hop._replace(onlink=True)
-        await self.write(wire, nexthops.create_hop(FIRST, family, onlink))
+        await self.write(wire, nexthops.put_hop(FIRST, family, onlink, is_new=True))
         assert node.ip_json("nexthop show")[0]["flags"] == ["onlink"]
         assert await self.parsed() == [KernelHop(FIRST, 97, family, onlink)]
 
@@ -119,13 +119,13 @@ class TestKernel:
         self, wire: NetlinkSocket, node: Node, family: Family
     ) -> None:
         hop = NextHop(b"", node.interface(0))
-        await self.write(wire, nexthops.create_hop(FIRST, family, hop))
+        await self.write(wire, nexthops.put_hop(FIRST, family, hop, is_new=True))
         assert "gateway" not in node.ip_json("nexthop show")[0]
         assert await self.parsed() == [KernelHop(FIRST, 97, family, hop)]
 
     async def test_an_id_is_given_once(self, wire: NetlinkSocket, node: Node) -> None:
         hop = node.hop(Family.IPV4, 0)
-        again = [nexthops.create_hop(FIRST, Family.IPV4, hop), nexthops.create_blackhole(FIRST)]
+        again = [nexthops.put_hop(FIRST, Family.IPV4, hop, is_new=True), nexthops.create_blackhole(FIRST)]
         group = nexthops.put_group(GROUP_IDS[Family.IPV4].start, (FIRST,), is_new=True)
         failures = await wire.write([*again, group, group])
         assert [(failure.position, failure.errno) for failure in failures] == [(1, errno.EEXIST), (3, errno.EEXIST)]
@@ -134,7 +134,7 @@ class TestKernel:
         self, wire: NetlinkSocket, node: Node, family: Family
     ) -> None:
         number = GROUP_IDS[family].start
-        hops = [nexthops.create_hop(FIRST + i, family, node.hop(family, i)) for i in range(2)]
+        hops = [nexthops.put_hop(FIRST + i, family, node.hop(family, i), is_new=True) for i in range(2)]
         (failure,) = await wire.write([*hops, nexthops.put_group(number, (FIRST,), is_new=False)])
         assert failure.errno == errno.ENOENT
         await self.write(wire, nexthops.put_group(number, (FIRST,), is_new=True))
@@ -150,7 +150,7 @@ class TestKernel:
         number = GROUP_IDS[family].start
         await self.write(
             wire,
-            nexthops.create_hop(FIRST, family, node.hop(family, 0)),
+            nexthops.put_hop(FIRST, family, node.hop(family, 0), is_new=True),
             nexthops.put_group(number, (FIRST,), is_new=True, is_resilient=True),
         )
         shown = next(row for row in node.ip_json("nexthop show") if row["id"] == number)
@@ -182,7 +182,7 @@ class TestKernel:
 
     async def test_one_object_is_asked_for_and_deleted(self, wire: NetlinkSocket, node: Node, family: Family) -> None:
         hops = [KernelHop(FIRST + i, 97, family, node.hop(family, i)) for i in range(2)]
-        await self.write(wire, *(nexthops.create_hop(each.id, family, each.hop) for each in hops))
+        await self.write(wire, *(nexthops.put_hop(each.id, family, each.hop, is_new=True) for each in hops))
         answer = wire.ask(nexthops.get(FIRST + 1))
         assert nexthops.parse(answer, 0, len(answer)) == hops[1]
         await self.write(wire, nexthops.delete(FIRST + 1))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 import pytest
 
 from felix.nexthops import GROUP_IDS, HOP_IDS
 from felix.objecttable import ObjectRouteTable
-from felix.routetable import UNKNOWN, UNKNOWN_HOP, Group, PutGroup, PutRoute
+from felix.routetable import UNKNOWN, UNKNOWN_HOP, DropGroup, Form, Group, PutGroup, PutRoute
 from inet.prefix import Family, Prefix
 from tests.felix.netns import Node, put_group
 
@@ -47,6 +48,32 @@ async def test_moving_a_group_is_one_notification_whatever_the_number_of_routes(
         assert await table.write([PutGroup(group, family, (node.hop(family, 1),), is_new=False)]) == []
     assert len(lines) == 1
     assert f"id {group} group " in lines[0]
+
+
+async def test_a_single_next_hop_is_one_object_that_is_replaced_with_one_notification_and_never_by_a_group(
+    table: ObjectRouteTable, node: Node, family: Family
+) -> None:
+    number, first, second = table.new_group(family), node.hop(family, 0), node.hop(family, 1)
+    destination = DESTINATION[family]
+    single = PutGroup(number, family, (first,), is_new=True, form=Form.SINGLE)
+    assert await table.write([single, PutRoute(destination, number, is_new=True)]) == []
+    assert node.ip("nexthop show proto 97").count("id ") == 1
+    with node.monitored() as lines:
+        assert await table.write([single._replace(next_hops=(second,), is_new=False)]) == []
+    assert len(lines) == 1
+    (refusal,) = await table.write([PutGroup(number, family, (first, second), is_new=False)])
+    assert refusal.errno == errno.EINVAL
+    assert await table.dump_groups() == {number: Group(family, (second,), Form.SINGLE)}
+    assert await table.dump_routes() == {destination: number}
+    await table.tidy()
+    assert await table.write([DropGroup(number)]) == []
+    assert node.ip("nexthop show proto 97") == ""
+
+
+async def test_a_single_next_hop_of_the_wrong_family_is_told_as_unknown(table: ObjectRouteTable, node: Node) -> None:
+    number = GROUP_IDS[Family.IPV6].start
+    node.ip(f"nexthop add id {number} blackhole proto 97")
+    assert await table.dump_groups() == {number: Group(Family.IPV6, (UNKNOWN_HOP,), Form.SINGLE)}
 
 
 async def test_ids_in_use_by_others_are_left_alone(table: ObjectRouteTable, node: Node, family: Family) -> None:

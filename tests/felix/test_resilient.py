@@ -11,7 +11,7 @@ from felix.fib import Fib
 from felix.inlinetable import InlineRouteTable
 from felix.objecttable import ObjectRouteTable
 from felix.route import blackhole, unicast
-from felix.routetable import Group
+from felix.routetable import Form, Group
 from inet.prefix import Family, Prefix
 from tests.felix.netns import Node
 from tests.felix.routes import hop, prefix
@@ -35,10 +35,13 @@ async def routed(table: FakeRouteTable, family: Family, *, wanted: bool) -> Fib:
     return fib
 
 
+def forms(table: FakeRouteTable) -> list[Form]:
+    return [group.form for group in table.groups.values()]
+
+
 async def test_groups_are_resilient_if_that_was_chosen(table: FakeRouteTable, family: Family) -> None:
     await routed(table, family, wanted=True)
-    assert len(table.groups) == 2
-    assert all(group.is_resilient for group in table.groups.values())
+    assert forms(table) == [Form.RESILIENT, Form.SINGLE]
 
 
 async def test_a_change_of_mind_gives_routes_other_groups_with_the_same_hops(
@@ -50,7 +53,7 @@ async def test_a_change_of_mind_gives_routes_other_groups_with_the_same_hops(
         assert await fib.choose_resilient(wanted=wanted)
         assert await fib.apply() == []
         assert table.next_hops() == before
-        assert [group.is_resilient for group in table.groups.values()] == [wanted] * 2
+        assert sorted(forms(table), key=str) == [Form.RESILIENT if wanted else Form.HASHED, Form.SINGLE]
         assert fib.pending == 0
 
 
@@ -58,7 +61,7 @@ async def test_a_resilient_group_moves_in_place(table: FakeRouteTable, family: F
     fib = await routed(table, family, wanted=True)
     numbers = dict(table.routes)
     await fib.move((hop(family, 1), hop(family, 2)), (hop(family, 2),))
-    assert table.groups[table.routes[prefix(family, 1)]] == Group(family, (hop(family, 2),), is_resilient=True)
+    assert table.groups[table.routes[prefix(family, 1)]] == Group(family, (hop(family, 2),), Form.RESILIENT)
     assert table.routes == numbers
 
 
@@ -94,7 +97,7 @@ async def test_a_restart_with_another_choice_waits_for_the_release(table: FakeRo
     await fib.release()
     await fib.apply()
     assert table.next_hops() == before
-    assert all(group.is_resilient for group in table.groups.values())
+    assert sorted(forms(table), key=str) == [Form.RESILIENT, Form.SINGLE]
 
 
 async def test_a_kernel_without_them_keeps_what_it_has(table: FakeRouteTable, family: Family) -> None:

@@ -175,7 +175,7 @@ class TestKernel:
     async def group(wire: NetlinkSocket, node: Node, family: Family) -> int:
         """Create a group over both links."""
         number = GROUP_IDS[family].start
-        hops = [nexthops.create_hop(HOP_IDS.start + i, family, node.hop(family, i)) for i in range(2)]
+        hops = [nexthops.put_hop(HOP_IDS.start + i, family, node.hop(family, i), is_new=True) for i in range(2)]
         members = tuple(HOP_IDS.start + i for i in range(2))
         assert await wire.write([*hops, nexthops.put_group(number, members, is_new=True)]) == []
         return number

@@ -21,6 +21,7 @@ from felix.routetable import (
     Change,
     DropGroup,
     DropRoute,
+    Form,
     Group,
     PutGroup,
     PutRoute,
@@ -135,11 +136,11 @@ async def write(table: RouteTable, *changes: Change) -> None:
     assert await table.write(changes) == []
 
 
-async def put(world: World, family: Family, *links: int) -> int:
+async def put(world: World, family: Family, *links: int, form: Form = Form.HASHED) -> int:
     """Create a group over these links."""
     number = world.table.new_group(family)
     hops = tuple(sorted(world.hop(family, i) for i in links))
-    await write(world.table, PutGroup(number, family, hops, is_new=True))
+    await write(world.table, PutGroup(number, family, hops, is_new=True, form=form))
     return number
 
 
@@ -203,6 +204,46 @@ async def test_routes_follow_their_group(world: World, family: Family) -> None:
         await write(world.table, PutGroup(group, family, hops, is_new=False))
         await world.table.tidy()
         assert await contents(world.table) == dict.fromkeys(PREFIXES[family], hops)
+
+
+async def test_routes_follow_their_single_next_hop(world: World, family: Family) -> None:
+    group = await put(world, family, 0, form=Form.SINGLE)
+    await write(world.table, *(PutRoute(prefix, group, is_new=True) for prefix in PREFIXES[family]))
+    for link in (1, 0):
+        hops = (world.hop(family, link),)
+        await write(world.table, PutGroup(group, family, hops, is_new=False, form=Form.SINGLE))
+        await world.table.tidy()
+        assert await contents(world.table) == dict.fromkeys(PREFIXES[family], hops)
+    assert await contents(world.again()) == dict.fromkeys(PREFIXES[family], hops)
+    await write(world.table, DropGroup(group))
+    assert await contents(world.table) == {}
+
+
+async def test_a_single_next_hop_on_a_dead_link_is_named_and_goes_with_its_routes(world: World, family: Family) -> None:
+    prefix, other, *_ = PREFIXES[family]
+    doomed, spared = [await put(world, family, i, form=Form.SINGLE) for i in range(2)]
+    await write(world.table, PutRoute(prefix, doomed, is_new=True), PutRoute(other, spared, is_new=True))
+    world.link_down(0)
+    found = await contents(world.table)
+    assert found.pop(other) == (world.hop(family, 1),)
+    assert set(found.values()) <= {UNKNOWN}
+    assert set(await world.table.dump_groups()) == {spared}
+    (refusal,) = await world.table.write(
+        [PutGroup(doomed, family, (world.hop(family, 0),), is_new=True, form=Form.SINGLE)]
+    )
+    assert (refusal.errno, refusal.next_hop) == (errno.ENETDOWN, world.hop(family, 0))
+    (refusal,) = await world.table.write(
+        [PutGroup(spared, family, (world.hop(family, 0),), is_new=False, form=Form.SINGLE)]
+    )
+    assert (refusal.errno, refusal.next_hop) == (errno.ENETDOWN, world.hop(family, 0))
+    assert (await contents(world.table))[other] == (world.hop(family, 1),)
+
+
+async def test_a_single_next_hop_that_is_gone_is_not_made_anew_by_an_edit(world: World, family: Family) -> None:
+    edit = PutGroup(world.table.new_group(family), family, (world.hop(family, 0),), is_new=False, form=Form.SINGLE)
+    (refusal,) = await world.table.write([edit])
+    assert (refusal.errno, refusal.next_hop) == (errno.ENOENT, None)
+    assert await world.table.dump_groups() == {}
 
 
 async def test_a_route_can_be_led_elsewhere_and_back(world: World, family: Family) -> None:
@@ -316,6 +357,11 @@ async def test_ipv4_routes_lead_through_ipv6_gateways(world: World) -> None:
     group = world.table.new_group(Family.IPV4)
     await write(world.table, PutGroup(group, Family.IPV4, hops, is_new=True), PutRoute(prefix, group, is_new=True))
     assert await contents(world.again()) == {prefix: hops}
+    single = await put(world, Family.IPV4, 0, form=Form.SINGLE)
+    await write(world.table, PutRoute(prefix, single, is_new=False))
+    for hop in hops:
+        await write(world.table, PutGroup(single, Family.IPV4, (hop,), is_new=False, form=Form.SINGLE))
+        assert await contents(world.again()) == {prefix: (hop,)}
 
 
 async def test_next_hops_without_a_gateway_lead_onto_the_link(world: World, family: Family) -> None:

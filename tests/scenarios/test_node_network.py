@@ -131,7 +131,7 @@ async def test_cleanup_refuses_a_running_agent_and_then_leaves_nothing_of_ours(p
     await pair.kill("n1")
     done = json.loads(await pair.run("n1", nodes.TORTIE, *words))
     assert done["left"] == []
-    assert {each["kind"] for each in done["removed"]} >= {"route", "nexthop group", "nexthop", "table"}
+    assert {each["kind"] for each in done["removed"]} >= {"route", "nexthop", "table"}
     for version in ("-4", "-6"):
         assert not await pair.run("n1", "ip", version, "route", "show", "table", "all", "proto", "97")
     assert not await pair.run("n1", "ip", "nexthop", "show", "proto", "97")
