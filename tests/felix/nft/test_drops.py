@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from felix.nft.drops import Drop, DropLog, Drops, read_packet
 from inet.prefix import Family
-from tests.felix.netns import Node
 
 IPV4, IPV6 = 0x0800, 0x86DD
 A, B = ip_address("10.0.0.1").packed, ip_address("10.0.0.2").packed
@@ -119,7 +118,7 @@ class Sender:
 
 
 @pytest.fixture
-async def sender(node: Node, family: Family, nft: Callable[..., str]) -> AsyncIterator[Sender]:
+async def sender(family: Family, nft: Callable[..., str]) -> AsyncIterator[Sender]:
     nft(text=RULES)
     sender = Sender(family)
     yield sender
