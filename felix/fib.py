@@ -119,17 +119,18 @@ class Fib:
 
         Takes one write for each group of `old`, usually one, however many routes there are. Both are sorted and
         not empty. Moves happen one after another: once `old` has become `new`, a move of `new` takes it along. What
-        else is needed, such as routes that were lost with their group, is left to `apply`. A route to a single next
-        hop gets several only by `set`; those of before a restart, which are not set yet, by the next `apply`.
+        else is needed is left to `apply`: routes that were lost with their group, and those that had a single next
+        hop and get several.
         """
         for destination, route in self._claims.items():
             if route.next_hops == old:
                 self._claims[destination] = route._replace(next_hops=new)
         self._forget_routes_of(await self._groups.move(old, new))
-        for destination in self._adopted:
-            record = self._routes.desired.get(destination)
-            if record is not None and record.wanted == old:
-                self._want(unicast(destination, new))
+        if len(new) > 1 and self._groups.has_single(old):
+            async for piece in in_turns(list(self._routes.desired.items())):
+                for destination, record in piece:
+                    if record.wanted == old:
+                        self._want(unicast(destination, new))
 
     async def choose_resilient(self, *, wanted: bool) -> bool:
         """Have groups keep flows on the hops that they have, or not; from the next `apply` on routes follow.

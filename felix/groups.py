@@ -98,6 +98,10 @@ class Groups:
         self.is_resilient = wanted
         return True
 
+    def has_single(self, wanted: tuple[NextHop, ...]) -> bool:
+        """Return whether some group that should hold these next hops can never hold several."""
+        return any(self._by_wanted.get(Group(family, wanted, Form.SINGLE)) for family in Family)
+
     def is_usable(self, record: GroupRecord) -> bool:
         """Return whether a route can lead here now."""
         return record in self._contents.actual or record is self.blackhole
@@ -141,7 +145,7 @@ class Groups:
     async def move(self, old: tuple[NextHop, ...], new: tuple[NextHop, ...]) -> list[GroupRecord]:
         """Give every group that should hold `old` the next hops `new`, in the kernel too. Returns as `write` does.
 
-        Single ones stay as they are where `new` is several.
+        Single ones stay as they are where `new` is several: their routes need another group.
         """
         forms = [form for form in Form if form is not Form.SINGLE or len(new) == 1]
         async with self._lock:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from felix.faketable import FakeRouteTable
 from felix.fib import Fib
 from felix.route import NextHop, blackhole, unicast
-from felix.routetable import UNKNOWN, Group
+from felix.routetable import UNKNOWN
 from inet.prefix import Prefix
 
 LINKS = (1, 2, 3)
@@ -75,7 +75,7 @@ class Story:
 
     async def change_groups(self) -> None:
         for number, group in self.table.groups.items():
-            self.table.groups[number] = Group(group.family, hops(frozenset([2])))
+            self.table.groups[number] = group._replace(next_hops=hops(frozenset([2])))
         self.fib.next_hops_changed()
 
     async def fault(self, number: int, times: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from felix.faketable import FakeRouteTable
 from felix.fib import Fib, State
-from felix.routetable import UNKNOWN, DropRoute, PutRoute
+from felix.routetable import UNKNOWN, DropRoute, PutGroup, PutRoute
 from inet.prefix import Family
 from tests.felix.routes import Clock, hops, prefix, route, set_all
 
@@ -67,6 +67,35 @@ async def test_before_the_release_a_move_takes_adopted_routes_along(
     await fib.release()
     await fib.apply()
     assert table.next_hops() == {prefix(family, 1): hops(family, 2), prefix(family, 9): hops(family, 2)}
+
+
+async def test_before_the_release_a_move_from_one_next_hop_to_several_takes_adopted_routes_along(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    await set_all(fib, route(family, 1, 1), route(family, 2, 1))
+    fib = await restarted(table)
+    fib.set(route(family, 1, 1))
+    await fib.move(hops(family, 1), hops(family, 1, 2))
+    await fib.apply()
+    assert table.next_hops() == dict.fromkeys((prefix(family, 1), prefix(family, 2)), hops(family, 1, 2))
+    await fib.release()
+    await fib.apply()
+    assert table.next_hops() == {prefix(family, 1): hops(family, 1, 2)}
+
+
+async def test_groups_of_one_next_hop_are_kept_and_routes_on_them_grow_in_place(
+    fib: Fib, table: FakeRouteTable, family: Family
+) -> None:
+    await set_all(fib, route(family, 1, 1, 2), route(family, 2, 1, 2))
+    await fib.move(hops(family, 1, 2), hops(family, 1))
+    fib = await restarted(table)
+    await set_all(fib, route(family, 1, 1), route(family, 2, 1))
+    await fib.release()
+    assert (await fib.apply(), table.written) == ([], [])
+    await fib.move(hops(family, 1), hops(family, 1, 2))
+    assert [type(change) for change in table.written] == [PutGroup]
+    assert set(table.next_hops().values()) == {hops(family, 1, 2)}
+    assert fib.pending == 0
 
 
 async def test_before_the_release_a_flapped_link_is_repaired(fib: Fib, table: FakeRouteTable, family: Family) -> None:
