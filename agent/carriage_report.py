@@ -9,7 +9,7 @@ from socket import if_indextoname
 from agent.report import CarriedReport, ConditionReport, TunnelReport
 from agent.routing import Routing
 from bgp.carriage import How, Tunnel
-from felix.fib import InstalledRoute
+from felix.installed import InstalledRoute
 from felix.route import NextHop
 from inet.prefix import Family, Prefix
 

@@ -35,8 +35,8 @@ from bgp.drain import Stage
 from bgp.path import AsPath, Attributes
 from bgp.peering import router_id
 from bgp.rib import Candidate
-from felix.fib import InstalledRoute as KernelRoute
-from felix.fib import State
+from felix.installed import InstalledRoute as KernelRoute
+from felix.installed import State
 from felix.protocol import protocol_name
 from felix.route import Kind, NextHop
 from inet.prefix import Family, IPAddress, Prefix

@@ -17,13 +17,13 @@ import enum
 import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from felix.delta import Delta
 from felix.groups import GroupRecord, Groups
 from felix.guard import MassDeleteGuard
+from felix.installed import InstalledRoute, State
 from felix.netlink import in_turns
 from felix.route import METRIC, Kind, NextHop, Route, RouteError, unicast
 from felix.routetable import DropRoute, PutRoute, Refusal, Rival, RouteTable
@@ -31,29 +31,6 @@ from inet.prefix import Prefix
 
 _Prefixes: TypeAlias = set[Prefix]  # a class with a method `set` cannot say this itself
 _PASSES: Final = 4  # of one apply: each looks at the kernel again where a write showed that we knew it wrong
-
-
-class State(enum.Enum):
-    """How it stands with a route."""
-
-    IN_KERNEL = "in kernel"
-    SHADOWED = "shadowed"  # in the kernel, but someone else's route to the destination has a lower metric
-    PENDING = "pending"  # to be written or removed
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class InstalledRoute:
-    """One line of `tortie routes installed`. `since` is when it came into the kernel, on the clock of the Fib."""
-
-    destination: Prefix
-    kind: Kind
-    next_hops: tuple[NextHop, ...]  # those that the kernel uses: without those whose link is down
-    state: State
-    reason: str  # the kernel's words, or why it is pending
-    rival: Rival | None  # who shadows it
-    since: float | None
-    is_claimed: bool  # False: left over from before the restart, nobody asked for it yet
 
 
 class _Due(enum.IntEnum):

@@ -1,4 +1,4 @@
-"""Routes and next hops as the kernel has them, and the Protocol behind which it stands.
+"""Routes and next hops as the kernel has them.
 
 A `Route` says where packets for a destination go: through a set of next hops that share the load, or nowhere
 (blackhole). Next hops are values; which kernel nexthop object carries them is the route table's business.
@@ -19,7 +19,6 @@ PROTOCOL = 97
 
 METRIC = 9700
 """Metric of every route that is ours: behind what an administrator, DHCP or the kernel adds (IPv6: 1024)."""
-
 
 BACKSTOP_METRIC = METRIC + 1
 """Metric of blackholes behind routes of ours (`felix.backstops`)."""

@@ -10,7 +10,7 @@ import pytest
 from agent import carriage_report
 from agent.report import CarriedReport
 from bgp.config import Encapsulation, EncapsulationMode, TunnelType
-from felix.fib import InstalledRoute
+from felix.installed import InstalledRoute
 from felix.resolver import Resolution
 from felix.tunnelmessages import Kind
 from inet.prefix import Family, Prefix

@@ -8,8 +8,9 @@ import errno
 import pytest
 
 from felix.faketable import FakeRouteTable
-from felix.fib import Fib, State
+from felix.fib import Fib
 from felix.guard import MassDeleteGuard
+from felix.installed import State
 from felix.route import METRIC, Kind, unicast
 from felix.routetable import BLACKHOLE, UNKNOWN, DropGroup, DropRoute, Form, Group, PutGroup, PutRoute, Rival
 from inet.prefix import Family, Prefix

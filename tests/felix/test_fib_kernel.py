@@ -9,8 +9,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from felix.fib import Fib, State
+from felix.fib import Fib
 from felix.inlinetable import InlineRouteTable
+from felix.installed import State
 from felix.netlinktable import open_route_table
 from felix.objecttable import ObjectRouteTable
 from felix.route import METRIC, Kind, NextHop, Route, blackhole, unicast

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from felix.faketable import FakeRouteTable
-from felix.fib import Fib, State
+from felix.fib import Fib
+from felix.installed import State
 from felix.routetable import UNKNOWN, DropRoute, PutGroup, PutRoute
 from inet.prefix import Family
 from tests.felix.routes import Clock, hops, prefix, route, set_all
