@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -72,36 +72,82 @@ func (a *agent) ask(method, what string, body []byte, timeout time.Duration, cod
 	return types.NewError(said.Code, "tortie-cni: "+said.Error, "")
 }
 
+const longestAnswer = 1 << 20
+
 const whatToDo = "it is tried again; if this lasts, look at the tortie pod of this node and its log"
 
 func (a *agent) complaint(err error, timeout time.Duration) string {
-	var timedOut net.Error
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return "no tortie agent runs on this node: there is no socket " + a.socket
-	case errors.As(err, &timedOut) && timedOut.Timeout():
+	case errors.Is(err, syscall.EAGAIN):
 		return fmt.Sprintf("the tortie agent at %s did not answer within %s", a.socket, timeout)
 	default:
 		return fmt.Sprintf("the tortie agent at %s does not answer: %s", a.socket, err)
 	}
 }
 
+// roundTrip asks and waits in system calls that block. Those of package net give the thread away while they wait, and
+// to get one back is to queue for a CPU once more: where pods come by the dozen that is most of what an ADD waits for.
 func (a *agent) roundTrip(method, what string, body []byte, timeout time.Duration) (int, []byte, error) {
-	connection, err := net.DialTimeout("unix", a.socket, timeout)
+	deadline := time.Now().Add(timeout)
+	socket, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, nil, err
 	}
-	defer connection.Close()
-	if err := connection.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return 0, nil, err
-	}
+	defer syscall.Close(socket)
 	request := bytes.Buffer{}
 	fmt.Fprintf(&request, "%s /v1/cni/%s HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", method, what, len(body))
 	request.Write(body)
-	if _, err := connection.Write(request.Bytes()); err != nil {
+	if err := within(deadline, socket, syscall.SO_SNDTIMEO, func() error {
+		return syscall.Connect(socket, &syscall.SockaddrUnix{Name: a.socket})
+	}); err != nil {
 		return 0, nil, err
 	}
-	return readAnswer(bufio.NewReader(connection))
+	for request.Len() > 0 {
+		if err := within(deadline, socket, syscall.SO_SNDTIMEO, func() error {
+			sent, err := syscall.SendmsgN(socket, request.Bytes(), nil, nil, syscall.MSG_NOSIGNAL)
+			request.Next(max(sent, 0))
+			return err
+		}); err != nil {
+			return 0, nil, err
+		}
+	}
+	answer := bytes.Buffer{}
+	for piece := make([]byte, 4096); ; {
+		received := 0
+		if err := within(deadline, socket, syscall.SO_RCVTIMEO, func() (err error) {
+			received, err = syscall.Read(socket, piece)
+			return err
+		}); err != nil {
+			return 0, nil, err
+		}
+		if received == 0 {
+			return readAnswer(bufio.NewReader(&answer))
+		}
+		answer.Write(piece[:received])
+		if answer.Len() > longestAnswer {
+			return 0, nil, errors.New("it does not stop answering")
+		}
+	}
+}
+
+// within makes a system call that ends by the deadline, with EAGAIN if not before. A signal, such as Go's own, ends one
+// with a time limit early: it is made again.
+func within(deadline time.Time, socket, option int, call func() error) error {
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return syscall.EAGAIN
+		}
+		limit := syscall.NsecToTimeval(max(left, time.Microsecond).Nanoseconds())
+		if err := syscall.SetsockoptTimeval(socket, syscall.SOL_SOCKET, option, &limit); err != nil {
+			return err
+		}
+		if err := call(); err != syscall.EINTR {
+			return err
+		}
+	}
 }
 
 // readAnswer reads an HTTP/1.0 response: it ends with the connection, and has no other encoding.
@@ -127,6 +173,6 @@ func readAnswer(reader *bufio.Reader) (int, []byte, error) {
 			break
 		}
 	}
-	body, err := io.ReadAll(io.LimitReader(reader, 1<<20))
+	body, err := io.ReadAll(reader)
 	return status, body, err
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -56,6 +57,10 @@ type podArgs struct {
 	K8S_POD_NAMESPACE types.UnmarshallableString
 	K8S_POD_NAME      types.UnmarshallableString
 	K8S_POD_UID       types.UnmarshallableString
+}
+
+func init() {
+	runtime.LockOSThread() // one thread for all there is to do: to change to another is to wait for a CPU
 }
 
 func main() {

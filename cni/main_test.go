@@ -198,6 +198,50 @@ func TestAnAgentThatHangsIsNotWaitedForForEver(t *testing.T) {
 	expectCode(t, err, types.ErrTryAgainLater, "did not answer within 50ms")
 }
 
+// drippingAgent answers a byte at a time.
+func drippingAgent(t *testing.T, answer string, pause time.Duration) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		connection, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		read(bufio.NewReader(connection))
+		for _, each := range []byte(answer) {
+			if _, err := connection.Write([]byte{each}); err != nil {
+				return
+			}
+			time.Sleep(pause)
+		}
+	}()
+	return path
+}
+
+func TestAnAnswerInPiecesIsReadWhole(t *testing.T) {
+	socket := drippingAgent(t, http(503, `{"error": "not yet", "code": 11}`), 0)
+	err := (&agent{socket: socket}).post("add", attachment{}, 10*time.Second, 0)
+	expectCode(t, err, types.ErrTryAgainLater, "not yet")
+}
+
+func TestTheTimeLimitIsOfTheWholeAnswer(t *testing.T) {
+	socket := drippingAgent(t, http(200, strings.Repeat(" ", 1000)), 20*time.Millisecond)
+	err := (&agent{socket: socket}).post("add", attachment{}, 100*time.Millisecond, types.ErrTryAgainLater)
+	expectCode(t, err, types.ErrTryAgainLater, "did not answer within 100ms")
+}
+
+func TestAnAnswerWithoutEndIsRefused(t *testing.T) {
+	socket, _ := fakeAgent(t, http(200, strings.Repeat("x", 2*longestAnswer)))
+	err := (&agent{socket: socket}).post("add", attachment{}, 10*time.Second, types.ErrTryAgainLater)
+	expectCode(t, err, types.ErrTryAgainLater, "does not stop answering")
+}
+
 func TestAContainerThatIsNoPodIsRefused(t *testing.T) {
 	args := wired("/nowhere/cni.sock")
 	args.Args = "IgnoreUnknown=1"

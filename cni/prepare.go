@@ -35,22 +35,28 @@ func withoutDAD() error {
 	return err
 }
 
-// inside runs f in a network namespace, on a thread that ends with it.
-func inside(path string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is of no use to others
-		done <- func() error {
-			namespace, err := netns.GetFromPath(path)
-			if err != nil {
-				return fmt.Errorf("no network namespace: %w", err)
-			}
-			defer namespace.Close()
-			if err := netns.Set(namespace); err != nil {
-				return err
-			}
-			return f()
-		}()
+// inside runs f in a network namespace, on this thread, and comes back.
+func inside(path string, f func() error) (err error) {
+	runtime.LockOSThread()
+	own, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	namespace, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("no network namespace: %w", err)
+	}
+	defer namespace.Close()
+	if err := netns.Set(namespace); err != nil {
+		return err
+	}
+	defer func() {
+		if back := netns.Set(own); back != nil {
+			err = errors.Join(err, back) // the thread stays locked: nobody else gets it
+			return
+		}
+		runtime.UnlockOSThread()
 	}()
-	return <-done
+	return f()
 }

@@ -199,11 +199,12 @@ class Monitor:
             found = nexthops.parse(data, news.start, news.end)
             yield OwnNextHopsChanged() if found.protocol == PROTOCOL else ForeignNextHopsChanged()
         elif news.kind in (NEWROUTE, DELROUTE):
-            yield from self._read_route(routemessages.parse(data, news.start, news.end))
+            _, _, _, _, table, _, _, kind, flags = routemessages.RTMSG.unpack_from(data, news.start)
+            # Most news of a new link: not taken apart.
+            if table != _LOCAL_TABLE and kind not in _ADDRESS_KINDS and not flags & CLONED:
+                yield from self._read_route(routemessages.parse(data, news.start, news.end))
 
     def _read_route(self, route: KernelRoute) -> Iterator[Event]:
-        if route.table == _LOCAL_TABLE or route.kind in _ADDRESS_KINDS or route.flags & CLONED:
-            return
         if route.table == MAIN_TABLE and route.metric == METRIC:  # a replacement is not announced as a deletion
             yield OwnRouteChanged(route.destination)
         if route.protocol != PROTOCOL:

@@ -182,11 +182,12 @@ async def readable(netlink: socket.socket) -> None:
     """Wait until there is something to receive."""
     ready = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_reader(netlink, ready.set)
+    number = netlink.fileno()  # given the socket, the loop would put it into words each time, for an error nobody sees
+    loop.add_reader(number, ready.set)
     try:
         await ready.wait()
     finally:
-        loop.remove_reader(netlink)
+        loop.remove_reader(number)
 
 
 async def dump(request: bytes, parse: Callable[[bytes, int, int], Row | None]) -> list[Row]:

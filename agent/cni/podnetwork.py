@@ -12,6 +12,7 @@ group is put back.
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from agent import metrics
 from agent.cni.attachments import Attachment, Slot, alias_of, from_alias
 from agent.cni.links import PodLinks
 from agent.enforcement import NodePolicy
+from inet.prefix import Family
 from policy.nftskeleton import POD_INTERFACE_GROUP
 
 LOOK_INTERVAL_S: Final = 60.0
@@ -32,6 +34,8 @@ UNKNOWN_CONTAINER: Final = 3
 TRY_AGAIN_LATER: Final = 11
 NOT_AVAILABLE: Final = 50
 INTERNAL: Final = 999
+
+_GONE: Final = frozenset({errno.ENODEV, errno.EADDRNOTAVAIL})  # the link went with its pod
 
 log = structlog.get_logger("cni")
 
@@ -61,6 +65,7 @@ class PodNetwork:
     def __init__(self, policy: NodePolicy, links: PodLinks) -> None:
         self._policy = policy
         self._links = links
+        self._settling: set[asyncio.Task[None]] = set()
 
     @property
     def attachments(self) -> list[Attachment]:
@@ -101,6 +106,19 @@ class PodNetwork:
         finally:
             metrics.CNI_ADD_SECONDS.observe(time.monotonic() - began)
         log.info("cni.added", pod=wired.pod, container=wired.slot.container, link=wired.host_interface)
+        if any(8 * len(each) == Family.IPV6.bits for each in attachment.addresses):
+            # The plugin need not wait: containers start later.
+            settling = asyncio.create_task(self._settle(attachment))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+
+    async def _settle(self, attachment: Attachment) -> None:
+        try:
+            await self._links.settle(attachment.link)
+        except OSError as error:
+            if error.errno not in _GONE:
+                reason = error.strerror or str(error)
+                log.warning("cni.gateway_unsettled", pod=attachment.pod, reason=reason)
 
     async def _mark(self, wired: Wired) -> Attachment:
         if self._policy.hindrance:
@@ -109,7 +127,6 @@ class PodNetwork:
             link = self._links.find(wired.host_interface)
             attachment = Attachment(wired.slot, wired.pod, wired.uid, wired.addresses, link)
             is_there = await self._links.mark(link, alias_of(attachment))
-            await self._links.settle(link)
         except OSError as error:
             reason = error.strerror or str(error)
             raise RefusalError(f"link {wired.host_interface} of pod {wired.pod}: {reason}", INTERNAL) from None
