@@ -15,7 +15,6 @@ import os
 import selectors
 import socket
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -236,13 +235,11 @@ class _Network:
 def _collect(selector: selectors.BaseSelector, waiting: int) -> set[int]:
     """Return the numbers of the probes that are answered; servers of UDP answer here."""
     answered = set()
-    heard = time.monotonic()
-    while waiting and time.monotonic() < heard + QUIET_S:
-        for key, _ in selector.select(QUIET_S):
+    while waiting and (events := selector.select(QUIET_S)):
+        for key, _ in events:
             end = key.fileobj
             if not isinstance(end, socket.socket):
                 continue
-            heard = time.monotonic()
             if key.data is None:
                 _, sender = end.recvfrom(1)
                 end.sendto(b"!", sender)
