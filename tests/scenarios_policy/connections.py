@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 
 from agent.lab.lab import Lab
@@ -12,7 +13,14 @@ from felix.namespaces import entered
 from inet.prefix import Family
 
 PORT = 5432
-PATIENCE_S = 0.4  # a packet in one machine takes microseconds
+PATIENCE_S = 10.0
+"""For what has to come: the machine may be busy."""
+
+ENOUGH_S = 0.4
+"""For what is not to come: a packet in one machine takes microseconds."""
+
+_TCP_INFO = struct.Struct("8B 24I")
+"""<linux/tcp.h>, struct tcp_info up to tcpi_total_retrans, its last field here."""
 
 
 def _open(lab: Lab, pod: str, family: Family) -> socket.socket:
@@ -34,16 +42,28 @@ def listening(lab: Lab, pod: str, port: int = PORT) -> Iterator[dict[Family, soc
         yield servers
 
 
-async def connects_in(lab: Lab, family: Family, source: str, destination: str, port: int = PORT) -> bool:
-    """Whether a pod gets a connection to another in one family."""
+async def connects_in(
+    lab: Lab, family: Family, source: str, destination: str, port: int = PORT, *, within_s: float = PATIENCE_S
+) -> bool:
+    """Whether a pod gets a connection to another in one family, with the first packet of it."""
     with _open(lab, source, family) as client:
         address = (str(lab.address(destination, family)), port)
+        connecting = asyncio.create_task(asyncio.get_running_loop().sock_connect(client, address))
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await asyncio.get_running_loop().sock_connect(client, address)
-        except OSError:  # TimeoutError is one
+            async with asyncio.timeout(within_s):
+                while not connecting.done() and not _retransmitted(client):
+                    await asyncio.wait((connecting,), timeout=0.1)
+            return connecting.done() and connecting.exception() is None and not _retransmitted(client)
+        except TimeoutError:
             return False
-        return True
+        finally:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+
+
+def _retransmitted(client: socket.socket) -> int:
+    """Return how many segments the kernel has sent again: one was lost, or dropped."""
+    return int(_TCP_INFO.unpack(client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))[-1])
 
 
 async def connects(lab: Lab, source: str, destination: str, port: int = PORT) -> bool:
@@ -53,19 +73,20 @@ async def connects(lab: Lab, source: str, destination: str, port: int = PORT) ->
 
 async def is_kept_out(lab: Lab, source: str, destination: str, port: int = PORT) -> bool:
     """Whether a pod gets connections to another in neither family."""
-    return not any([await connects_in(lab, family, source, destination, port) for family in Family])
+    tries = [await connects_in(lab, family, source, destination, port, within_s=ENOUGH_S) for family in Family]
+    return not any(tries)
 
 
 class Connection:
-    """An established connection: `works` says whether bytes still get through, both ways."""
+    """An established connection: `works` says whether bytes still get through, both ways, and soon."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._client, self._server = client, server
 
-    async def works(self) -> bool:
+    async def works(self, within_s: float = PATIENCE_S) -> bool:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(within_s):
                 for sender, receiver in ((self._client, self._server), (self._server, self._client)):
                     await loop.sock_sendall(sender, b"!")
                     if await loop.sock_recv(receiver, 1) != b"!":
