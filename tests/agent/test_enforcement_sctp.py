@@ -17,7 +17,7 @@ from agent.objects.kinds import Keyed
 from felix.namespaces import entered
 from inet.prefix import Family
 from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
-from tests.felix.nft.pods import OWN, PodNode, pod_node, says
+from tests.felix.nft.pods import OWN, PodNode, is_mute, pod_node, says
 from tests.own_kernel import in_own_kernel, run_in_own_kernel, starts_own_kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")]
@@ -110,8 +110,8 @@ async def test_heartbeats_do_not_revive_an_association_that_was_cut(
         await real.tell(policy)
         await eventually(lambda: real.policy.cutter.count, lambda cut: cut == 1, what="the association cut")
         await heartbeats(real.pods, host)
-        assert not says(client, server)
-        assert not says(server, client)
+        assert is_mute(client, server)
+        assert is_mute(server, client)
 
 
 @in_own_kernel

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from felix.conntrack import Conntrack
 from inet.prefix import Family
 from tests.agent.real_node import RealNode, cluster_policy, enforcing, from_app, network_policy
 from tests.felix.netns import built
@@ -42,11 +43,18 @@ async def real(pods: PodNode) -> AsyncIterator[RealNode]:
 
 
 def reaches(
-    pods: PodNode, family: Family, source: int | None, server: socket.socket, address: tuple[str, int], *, own: str = ""
+    pods: PodNode,
+    family: Family,
+    source: int | None,
+    server: socket.socket,
+    address: tuple[str, int],
+    *,
+    own: str = "",
+    within_s: float = 10,
 ) -> bool:
     """Whether somebody gets a connection to an address behind which a server is, and bytes both ways."""
     with pods.socket(family, source, socket.SOCK_STREAM) as client:
-        client.settimeout(0.5)
+        client.settimeout(within_s)
         if own:
             client.bind((own, 0))
         try:
@@ -57,6 +65,11 @@ def reaches(
             client.sendall(b"?")
             theirs.sendall(b"!")
             return (theirs.recv(1), client.recv(1)) == (b"?", b"!")
+
+
+def is_kept_from(pods: PodNode, family: Family, source: int, server: socket.socket, address: tuple[str, int]) -> bool:
+    """Whether a pod gets no such connection. What is to come may take longer than this: the machine may be busy."""
+    return not reaches(pods, family, source, server, address, within_s=0.5)
 
 
 async def test_a_service_is_judged_by_the_pod_and_port_that_answer(real: RealNode, family: Family) -> None:
@@ -70,12 +83,12 @@ async def test_a_service_is_judged_by_the_pod_and_port_that_answer(real: RealNod
     with pods.listen(family, SERVER, PORT) as server:
         assert reaches(pods, family, CLIENT, server, service)
         await real.tell(network_policy("p", "p1", "Ingress", ingress=[from_app("p0") | {"ports": [{"port": 80}]}]))
-        assert not reaches(pods, family, CLIENT, server, service), "80 is the service's port, not the pod's"
+        assert is_kept_from(pods, family, CLIENT, server, service), "80 is the service's port, not the pod's"
         await real.tell(network_policy("p", "p1", "Ingress", ingress=[from_app("p0") | {"ports": [{"port": PORT}]}]))
         assert reaches(pods, family, CLIENT, server, service)
         to_service = {"to": [{"ipBlock": {"cidr": f"{SERVICE[family]}/{family.bits}"}}]}
         await real.tell(network_policy("out", "p0", "Egress", egress=[to_service]))
-        assert not reaches(pods, family, CLIENT, server, service), "a block is of real addresses"
+        assert is_kept_from(pods, family, CLIENT, server, service), "a block is of real addresses"
 
 
 async def test_a_node_and_its_pods_find_each_other_whatever_is_denied(real: RealNode, family: Family) -> None:
@@ -89,9 +102,9 @@ async def test_a_node_and_its_pods_find_each_other_whatever_is_denied(real: Real
         for place in (None, SERVER):
             pods.ip(place, "neigh flush all")
         assert reaches(pods, family, None, server, (pods.address(family, SERVER), PORT))
-        assert not reaches(pods, family, CLIENT, server, (pods.address(family, SERVER), PORT))
+        assert is_kept_from(pods, family, CLIENT, server, (pods.address(family, SERVER), PORT))
     with pods.listen(family, None, PORT) as server:
-        assert not reaches(pods, family, CLIENT, server, (OWN[family], PORT))
+        assert is_kept_from(pods, family, CLIENT, server, (OWN[family], PORT))
 
 
 async def test_what_no_pod_has_a_part_in_passes_untouched(real: RealNode, family: Family) -> None:
@@ -103,7 +116,7 @@ async def test_what_no_pod_has_a_part_in_passes_untouched(real: RealNode, family
         server.bind((there, PORT))
         server.listen()
         assert reaches(pods, family, HERE, server, (there, PORT), own=here)
-        assert not reaches(pods, family, CLIENT, server, (there, PORT))
+        assert is_kept_from(pods, family, CLIENT, server, (there, PORT))
         pods.nft("flush ruleset")
         assert reaches(pods, family, CLIENT, server, (there, PORT)), "it was policy that kept the pod from it"
 
@@ -121,7 +134,10 @@ async def test_half_of_an_unknown_transit_connection_passes_too(real: RealNode, 
         client.bind((here, 0))
         client.connect((there, PORT))
         with contextlib.closing(server.accept()[0]) as theirs:
-            await real.policy._kernel.cut(await real.policy._kernel.flows({b for f in Family for b in packed(f)}))
+            with contextlib.closing(
+                Conntrack()
+            ) as connections:  # the agent's own is busy with what it looks for itself
+                await connections.delete(await connections.flows(set(packed(family))))
             client.sendall(b"?")
             assert theirs.recv(1) == b"?"
 

@@ -27,6 +27,9 @@ OWN = {Family.IPV4: "172.16.1.11", Family.IPV6: "fd16:1::11"}
 OUTSIDE = {Family.IPV4: "192.0.2.9", Family.IPV6: "2001:db8::9"}
 """Addresses of somebody who is no pod."""
 
+ENOUGH_S = 0.5
+"""To wait for what is not to come. What is may take longer: the machine may be busy."""
+
 RESET = "tcp flags & (fin|syn|rst|ack) != syn ct state new counter reject with tcp reset"
 CLOSED = {
     "forward": """type filter hook forward priority filter; policy accept;
@@ -180,6 +183,8 @@ class Flood:
             env={**os.environ, "SOCKET": str(sender.fileno())},
         )
         sender.close()
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"begun\n"
 
     def wait_for_arrivals(self) -> None:
         self._receiver.recv(16, socket.MSG_PEEK)
@@ -196,7 +201,7 @@ class Flood:
             return received
 
     def end(self) -> tuple[int, int]:
-        sent, _ = self._process.communicate(b"\n", timeout=10)
+        sent, _ = self._process.communicate(b"\n", timeout=60)
         received = 0
         self._receiver.settimeout(0.5)  # what was sent is through, or it never will be
         try:
@@ -218,6 +223,7 @@ import os, select, socket
 sender = socket.socket(fileno=int(os.environ["SOCKET"]))
 sender.settimeout(None)
 number = 0
+has_begun = False
 while not select.select([0], [], [], 0.001)[0]:
     for _ in range(5):
         try:
@@ -225,6 +231,9 @@ while not select.select([0], [], [], 0.001)[0]:
         except ConnectionRefusedError:
             continue
         number += 1
+    if not has_begun:
+        has_begun = True
+        print("begun", flush=True)
 print(number)
 """
 
@@ -233,11 +242,16 @@ def _nodad(family: Family) -> list[str]:
     return ["nodad"] if family is Family.IPV6 else []
 
 
-def says(speaker: socket.socket, listener: socket.socket) -> bool:
+def says(speaker: socket.socket, listener: socket.socket, within_s: float = 10) -> bool:
     """Whether a byte gets from one end of a connection to the other."""
-    listener.settimeout(0.5)
+    listener.settimeout(within_s)
     try:
         speaker.sendall(b"!")
         return listener.recv(1) == b"!"
     except OSError:
         return False
+
+
+def is_mute(speaker: socket.socket, listener: socket.socket) -> bool:
+    """Whether no byte gets from one end to the other."""
+    return not says(speaker, listener, ENOUGH_S)
