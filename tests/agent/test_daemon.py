@@ -36,7 +36,7 @@ status: {addresses: [{type: InternalIP, address: 192.168.0.2}, {type: InternalIP
 """
 
 
-def until(accept: Callable[[], object], what: str, within_s: float = 20) -> None:
+def until(accept: Callable[[], object], what: str, within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not accept():
         assert time.monotonic() < deadline, what
@@ -112,10 +112,14 @@ def test_it_comes_up_with_its_own_routes_and_says_what_it_waits_for(agent: Proce
     assert "blackhole fd42::/64" in agent.kernel()
 
 
-def test_sigterm_ends_it_within_two_seconds_and_leaves_the_routes(agent: Process) -> None:
+GRACE_S = 10
+"""Half a second's work. Who stops a container gives it thirty, so more than this is a wait for something."""
+
+
+def test_sigterm_ends_it_soon_and_leaves_the_routes(agent: Process) -> None:
     agent.until(lambda status: status.speaker_running, "speaker running")
     agent.popen.send_signal(signal.SIGTERM)
-    assert agent.popen.wait(timeout=2) == 0
+    assert agent.popen.wait(timeout=GRACE_S) == 0
     assert "blackhole 10.42.0.0/24" in agent.kernel()
     assert not (agent.run_dir / "agent.sock").exists()
     assert agent.events()[-1] == "agent.stopped"
@@ -141,7 +145,7 @@ def pids_in(namespace: str) -> list[str]:
 def test_a_second_agent_on_the_node_is_refused(agent: Process, tmp_path: Path) -> None:
     agent.until(lambda status: status.speaker_running, "speaker running")
     second = Process(agent.namespace, tmp_path / "second" if (tmp_path / "second").mkdir() is None else tmp_path)
-    assert second.popen.wait(timeout=20) == 2
+    assert second.popen.wait(timeout=60) == 2
     text = second.log.read_text()
     assert text == (
         f"tortie: another tortie agent runs on this node already (process {agent.popen.pid}); "
@@ -185,9 +189,29 @@ def test_a_bad_manifest_harms_itself_alone(agent: Process) -> None:
     assert status.sessions_configured == 2
 
 
+TELL_OF_SLOW_CALLBACKS = """
+import sys, time
+from asyncio import events
+
+def waited():  # for a processor, in seconds: the second number
+    with open("/proc/thread-self/schedstat") as file:
+        return int(file.read().split()[1]) / 1e9
+
+def run(handle, real=events.Handle._run):
+    began = time.monotonic() - waited()
+    real(handle)
+    took = time.monotonic() - waited() - began
+    if took > 0.3:
+        print(f"slow: {handle!r} took {took:.3f} s", file=sys.stderr, flush=True)
+
+events.Handle._run = run
+"""
+"""What asyncio's debug mode does, without the time for which a busy machine did not let the agent run."""
+
+
 def test_nothing_blocks_the_event_loop(namespace: str, tmp_path: Path) -> None:
-    """In debug mode asyncio complains of slow callbacks; on a busy machine 100 ms of the clock may be none of ours."""
-    process = Process(namespace, tmp_path, PYTHONASYNCIODEBUG="1")
+    (tmp_path / "sitecustomize.py").write_text(TELL_OF_SLOW_CALLBACKS)
+    process = Process(namespace, tmp_path, PYTHONPATH=str(tmp_path))
     try:
         (process.config / "nodes.yaml").write_text(NODES)
         process.until(lambda status: status.speaker_running, "speaker running")
@@ -200,9 +224,8 @@ def test_nothing_blocks_the_event_loop(namespace: str, tmp_path: Path) -> None:
         (process.config / "more.yaml").write_text(many)
         process.until(lambda status: status.sessions_configured == 101, "101 sessions")
         process.popen.send_signal(signal.SIGTERM)
-        process.popen.wait(timeout=10)
-        told = [line for line in process.log.read_text().splitlines() if " took " in line]
-        assert [line for line in told if float(line.split(" took ")[1].split()[0]) > 0.3] == []
+        process.popen.wait(timeout=GRACE_S)
+        assert [line for line in process.log.read_text().splitlines() if line.startswith("slow: ")] == []
     finally:
         process.popen.kill()
         process.popen.wait()

@@ -219,7 +219,9 @@ async def test_a_bridge_killed_six_times_in_a_minute_ends_in_a_working_speaker(
     bird.write("192.0.2.0/24", options=RESTARTING)
     bird.start()
     retell(speaker, listener, bird)
-    configure(speaker, session(bird))
+    configure(
+        speaker, session(bird, hold_time_s=90)
+    )  # else an ExaBGP that a busy machine keeps waiting is given up, too
     for death in range(6):
         await listener.until(SessionUp, count=death + 1)
         os.kill(bridge_of(speaker), signal.SIGKILL)
