@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -91,7 +92,14 @@ async def ip(of: Plan, machine: str, *words: str) -> list[dict[str, Any]]:
 @pytest.mark.kernel
 class TestKernel:
     async def test_what_was_planned_is_there(self, built: Plan) -> None:
+        async def not_up(name: str) -> set[str]:
+            shown = await ip(built, name, "link", "show")
+            return {row["ifname"] for row in shown if row["operstate"] != "UP"} & {
+                it.name for it in built.ports_of(name)
+            }
+
         for name in built.machines:
+            await eventually(partial(not_up, name), set().__eq__)  # the kernel says so a moment after it is
             links = {row["ifname"]: row for row in await ip(built, name, "addr", "show")}
             for each in built.ports_of(name):
                 row = links[each.name]

@@ -15,6 +15,7 @@ import pytest
 from agent.lab.kernelroutes import kernel_routes
 from agent.lab.lab import Lab, tear_down
 from agent.lab.namespaces import CommandError, existing
+from agent.lab.prober import STRAGGLERS_S
 from agent.lab.state import LabError, State, default_root
 from agent.lab.status import look
 from agent.lab.topology import load, parse
@@ -51,6 +52,15 @@ async def settled(lab: Lab) -> None:
 async def ways(lab: Lab, node: str, prefix: str) -> set[str]:
     """Return the interfaces of a node's kernel routes for a prefix."""
     return {interface for route in await kernel_routes(lab, node, prefix) for interface in route.interfaces}
+
+
+async def has_carrier(lab: Lab, machine: str, interface: str = "eth0") -> bool:
+    """Whether a link has one: the kernel says so a moment after the other end went or came."""
+    return "NO-CARRIER" not in await lab.run(machine, "ip", "link", "show", interface)
+
+
+async def loses_carrier(lab: Lab, machine: str) -> None:
+    await eventually(partial(has_carrier, lab, machine), lambda has: not has, what=f"{machine} without carrier")
 
 
 async def prefixes_at(lab: Lab, router: str) -> dict[str, tuple[int, ...]]:
@@ -239,7 +249,7 @@ async def test_a_switch_joins_its_ends(lab: BuildLab, family: Family) -> None:
     await net.fail_link("n1", "lan1")
     with pytest.raises(LabError, match="no cable joins n1 and r; n1 has cables to lan1"):
         await net.fail_link("n1", "r")
-    assert "NO-CARRIER" in await net.run("n1", "ip", "link", "show", "eth0")
+    await loses_carrier(net, "n1")
 
 
 # Faults
@@ -249,7 +259,7 @@ async def test_a_cut_link_takes_carrier_and_traffic_finds_the_other_way(lab: Bui
     net = await lab(two_routers())
     await settled(net)
     await net.fail_link("n1", "r1")
-    assert "NO-CARRIER" in await net.run("n1", "ip", "link", "show", "eth0")
+    await loses_carrier(net, "n1")
     for prefix in ("10.42.1.0/24", "fd42:0:0:1::/64"):
         await eventually(partial(ways, net, "n1", prefix), {"eth1"}.__eq__)
     for prefix in ("10.42.0.0/24", "fd42::/64"):
@@ -292,8 +302,8 @@ async def test_packets_lost_are_counted_with_their_time(lab: BuildLab) -> None:
     for stream in streams.values():
         assert 0 < len(stream.lost) < stream.sent, str(stream)
         assert {loss.flow for loss in stream.lost} == {0, 1}
-        # A packet sent just before the fault may be lost by it.
-        assert all(began - timedelta(seconds=0.1) < loss.sent_at < ended for loss in stream.lost), str(stream)
+        # A packet sent just before the fault may be lost by it, or its answer, which a busy machine is late with.
+        assert all(began - timedelta(seconds=STRAGGLERS_S) < loss.sent_at < ended for loss in stream.lost), str(stream)
 
 
 @pytest.mark.parametrize("daemon", ["bird", "frr"])
@@ -301,7 +311,7 @@ async def test_a_router_without_power_comes_back(lab: BuildLab, daemon: str) -> 
     net = await lab(two_routers(daemon))
     await settled(net)
     await net.power_off("r1")
-    assert "NO-CARRIER" in await net.run("n2", "ip", "link", "show", "eth0")
+    await loses_carrier(net, "n2")
     await eventually(partial(ways, net, "n1", "10.42.1.0/24"), {"eth1"}.__eq__)
     status = await look(net)
     assert {machine.name: machine.state for machine in status.machines}["r1"] == "off"
@@ -314,8 +324,8 @@ async def test_a_link_that_was_cut_stays_cut_when_its_machine_comes_back(lab: Bu
     await net.fail_link("n1", "r1")
     await net.power_off("r1")
     await net.power_on("r1")
-    assert "NO-CARRIER" in await net.run("n1", "ip", "link", "show", "eth0")
-    assert "NO-CARRIER" not in await net.run("n2", "ip", "link", "show", "eth0")
+    await loses_carrier(net, "n1")
+    await eventually(partial(has_carrier, net, "n2"), what="n2 with carrier")
 
 
 async def test_a_router_restarts_without_a_packet_lost(lab: BuildLab) -> None:
