@@ -40,7 +40,7 @@ async def eventually(
     probe: Callable[[], T | Awaitable[T]],
     accept: Callable[[T], object] = bool,
     *,
-    within_s: float = 15,
+    within_s: float = 30,
     every_s: float = 0.05,
     what: str = "",
 ) -> T:

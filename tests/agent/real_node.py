@@ -16,7 +16,7 @@ from inet.prefix import Family
 from tests.agent.policy_world import manifest
 from tests.felix.nft.pods import OWN, PodNode
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def network_policy(name: str, app: str, *types: str, **spec: Any) -> Keyed:

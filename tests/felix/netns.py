@@ -86,7 +86,7 @@ class Node:
             self.ip(f"addr add 10.0.{i}.1/24 dev a{i}")
             self.ip(f"addr add fd00:{i + 1}::1/64 dev a{i} nodad")
         # The kernel gives each link an address of its own once it has a carrier; nothing is to come after this.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while self.ip("-6 addr show scope link -tentative").count("inet6 fe80:") < 2:
             assert time.monotonic() < deadline
 
@@ -161,7 +161,7 @@ class Node:
 
 def _read_until(output: int, mark: str, nudge: Callable[[], object]) -> str:
     told = ""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while mark not in told:
         assert time.monotonic() < deadline, f"no {mark} in {told!r}"
         nudge()

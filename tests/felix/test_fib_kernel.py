@@ -61,7 +61,7 @@ async def set_all(fib: Fib, *routes: Route) -> None:
 
 async def until(condition: Callable[[], bool], fib: Fib) -> None:
     """Apply as the agent would on news of links and addresses, until a condition holds."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         for link in (10, 11):
             fib.link_changed(link)

@@ -253,7 +253,7 @@ class TestRefusals:
     ) -> None:
         table.fail_next(errno.EEXIST, 100)
         record = used(groups, family, 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await groups.write()
         assert not groups.is_usable(record)
         assert len(table.written) < 100

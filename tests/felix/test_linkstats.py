@@ -16,7 +16,7 @@ async def test_what_a_link_carries_is_counted(node: Node) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for _ in range(10):
             sender.sendto(bytes(1000), ("10.0.0.2", 9))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while (now := (await traffic())[node.interface(0)]).sent_packets < before.sent_packets + 10:
         assert time.monotonic() < deadline
     assert now.sent_bytes >= before.sent_bytes + 10 * 1000

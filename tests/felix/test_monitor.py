@@ -47,7 +47,7 @@ class Listener:
         self.heard: list[Event] = []
 
     async def until(self, condition: Callable[[], object]) -> list[Event]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 self.heard += await anext(self.batches)
         heard, self.heard = self.heard, []

@@ -59,7 +59,7 @@ class Patient:
         return all(self.node.leads(PAIR[f]) == {"a1"} and not self.node.leads(SINGLE[f]) for f in Family)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110 - `ip` has to be asked, it tells nobody
                 await asyncio.sleep(0.01)
 

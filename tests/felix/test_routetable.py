@@ -96,7 +96,7 @@ class KernelWorld:
 
     def link_up(self, i: int) -> None:
         self.node.ip(f"link set a{i} up")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while f"fd00:{i + 1}::/64" not in self.node.ip("-6 route show proto kernel"):
             assert time.monotonic() < deadline
 

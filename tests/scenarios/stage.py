@@ -25,7 +25,7 @@ from tests.lab import missing, show_logs
 from tests.scenarios import nodes
 from tests.scenarios.scenes import Scene
 
-SETTLE_DEADLINE_S: Final = 45
+SETTLE_DEADLINE_S: Final = 90
 _numbers = itertools.count(1)
 
 

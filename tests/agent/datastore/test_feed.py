@@ -16,7 +16,7 @@ def node(name: str, version: int = 0) -> Node:
 
 
 async def take(feed: Feed) -> Batch:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await anext(feed.batches())
 
 

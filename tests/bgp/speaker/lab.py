@@ -20,7 +20,7 @@ from felix import namespaces
 from inet.prefix import Family, Prefix
 
 NODE_ASN = 65001
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 _E = TypeVar("_E", bound=Event)
 

@@ -135,7 +135,7 @@ async def log(sender: Sender) -> AsyncIterator[DropLog]:  # noqa: ARG001 - insid
 async def gather(log: DropLog, until: Callable[[Counter[Drop], int], bool], **options: int) -> Drops:
     counts: Counter[Drop] = Counter()
     left_out = 0
-    async with asyncio.timeout(10), contextlib.aclosing(log.batches(0.01, **options)) as batches:
+    async with asyncio.timeout(30), contextlib.aclosing(log.batches(0.01, **options)) as batches:
         while not until(counts, left_out):
             batch = await anext(batches)
             counts += batch.counts

@@ -27,7 +27,7 @@ class Listener:
         self.events = monitor.events()
 
     async def next(self) -> Event:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await anext(self.events)
 
     async def silent_until_mark(self, nft: Callable[..., str]) -> None:

@@ -193,7 +193,7 @@ async def test_after_a_flush_the_rules_are_back_as_soon_as_it_is_heard_of(
     monitor = TableMonitor(table.port, table.writer)
     events = monitor.events()
     flush_ruleset()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert isinstance(await anext(events), TableChanged)
     assert (await enforcement.sync(content)).differences == (Difference("table", "is missing"),)
     with pods.flood(family, SENDER, CLOSED, PORT) as denied, pods.flood(family, SENDER, OPEN, PORT) as allowed:
