@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import Final
 
 import structlog
@@ -23,14 +25,15 @@ from bgp.carriage import (
     overhead,
     settle_tunnels,
 )
-from bgp.config import BgpConfig, Node, NodeRoutes, TunnelType
+from bgp.config import BgpConfig, EncapsulationMode, Node, NodeRoutes, TunnelType
 from bgp.ownership import Ownership
-from bgp.switchover import RETIRE_DELAY_S, Medium, Switchover
+from bgp.switchover import FarEnd, Medium, Switchover, medium_of
 from felix.backstops import Backstops
 from felix.encap import Outer
 from felix.netlink import in_turns
 from felix.resolver import EVERYTHING, Doubts, Resolution, Resolver, Target
 from felix.route import NextHop
+from felix.trials import Trial
 from felix.tunnelmessages import Device, Kind
 from felix.tunnels import DEVICES, Tunnels
 from inet.prefix import Family, IPAddress, Prefix, family_of
@@ -73,21 +76,60 @@ class Carrier:
         self._doubtful: set[IPAddress] = set()  # which may be reached in another way since the last look
         self._known: dict[Target, Resolution] = {}
         self._without_way: set[Target] = set()
-        self._vnis: dict[int, float] = {}  # that packets may bear, until when
-        self._far_ends: dict[bytes, tuple[bytes, float]] = {}  # gateway -> hardware address, until when
+        self._received: dict[Kind, int] = {}  # packets that had come out of devices when that was last of interest
+        self._heard: dict[IPAddress, Tunnel] = {}
+        self.has_trials = asyncio.Event()
+        """Set where `trials` may have something to try."""
 
     # What is wanted
 
-    async def configure(self, config: BgpConfig, node: Node, ownership: Ownership) -> bool:
-        """Take a new configuration; whether `recarry` is due, since something is reached in another way now."""
+    async def adopt(
+        self, config: BgpConfig, node: Node, ownership: Ownership, ways: Mapping[Prefix, tuple[NextHop, ...]]
+    ) -> None:
+        """Take over tunnels and devices that an agent before this one left; `ways` are the kernel's routes of ours."""
+        found: dict[IPAddress, Tunnel] = {}
+        for prefix, hops in ways.items():
+            name = ownership.pod_cidrs.get(prefix)
+            for outer in (hop.outer for hop in hops if name is not None and hop.outer.destination):
+                type_ = TunnelType.VXLAN if outer.vni else TunnelType.IPIP
+                tunnel = Tunnel(str(name), type_, EncapsulationMode.ALWAYS, outer.vni)
+                found[ip_address(outer.destination)] = tunnel
+        wanted = settle_tunnels(config, node, ownership)
+        needed = {_KINDS[medium_of(*each)] for tunnels in (found, wanted) for each in tunnels.items()}
+        left = await self.tunnels.present() - needed  # others may not have heard that they are used no more
+        families = {prefix.family for prefix in ownership.pod_cidrs_of(node.name)}
+        media = {medium for medium, kind in _KINDS.items() if kind in left and medium.family in families}
+        others = {FarEnd(address, name) for address, name in ownership.addresses.items() if name != node.name}
+        self._switchover.adopt(found, media, others if media else (), config.vxlan_vni if media else 0, self._now())
+
+    async def configure(
+        self, config: BgpConfig, node: Node, ownership: Ownership, routed: Callable[[], Container[Prefix]] = frozenset
+    ) -> bool:
+        """Take a new configuration; whether `recarry` is due, since something is reached in another way now.
+
+        `routed` returns what there are routes to.
+        """
         self._config, self._node, self._ownership, self._on_link = config, node, ownership, None
-        self._switchover.want(settle_tunnels(config, node, ownership), config.nodes, self._now())
+        wanted = settle_tunnels(config, node, ownership)
+        reached: set[IPAddress] = set()
+        if any(self._switchover.in_force.get(address) != tunnel for address, tunnel in wanted.items()):
+            destinations, pod_cidrs = routed(), ownership.pod_cidrs.items()
+            addresses = (config.nodes[name].address(cidr.family) for cidr, name in pod_cidrs if cidr in destinations)
+            reached = {address for address in addresses if address is not None}
+        self._switchover.want(wanted, config.nodes, reached, self._now())
         await self._follow()
         return self._is_carried_otherwise()
 
     async def tick(self) -> bool:
         """Do what is due; whether `recarry` is due, too."""
-        if not self._switchover.tick(self._now()):
+        now, heard = self._now(), self._heard
+        self._heard = {}
+        before = self._switchover.in_force
+        self._switchover.heard(heard, now)
+        used: list[Medium] = []
+        if self._switchover.next_deadline is not None and now >= self._switchover.next_deadline:
+            used = [medium for medium in self._switchover.lingering if await self._is_in_use_by_others(medium)]
+        if not self._switchover.tick(now, used) and self._switchover.in_force is before:
             return False
         log.info(
             "tunnels.switched", in_force=len(self._switchover.in_force), media=sorted(map(str, self._switchover.media))
@@ -98,7 +140,32 @@ class Carrier:
     @property
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        return self._switchover.next_deadline
+        return self._now() if self._heard else self._switchover.next_deadline
+
+    async def _is_in_use_by_others(self, medium: Medium) -> bool:
+        """Whether packets came out of a device since this was last asked."""
+        kind = _KINDS[medium]
+        is_shared = any(_KINDS[each] is kind for each in self._switchover.media - self._switchover.lingering)
+        before, now = self._received.get(kind), await self.tunnels.received(kind)
+        self._received[kind] = now
+        return not is_shared and before != now  # of a shared one nobody knows who uses it
+
+    # Tunnels that the other end may know nothing of
+
+    def trials(self) -> dict[tuple[IPAddress, Tunnel], Trial]:
+        """Return what is to be tried: how to reach, through each tunnel, the address of the other end in it."""
+        found = {}
+        for address, tunnel in self._switchover.to_try.items():
+            ends = self._ownership.pod_cidrs_of(tunnel.node) if self._ownership else ()
+            far_end = _end(ends, family_of(address))
+            hop = self._hop(address, tunnel)
+            if far_end and hop is not None:
+                found[address, tunnel] = Trial(far_end, hop)
+        return found
+
+    def hear(self, answered: Iterable[tuple[IPAddress, Tunnel]]) -> None:
+        """Take over through which tunnels the other end answered. `tick` is due then."""
+        self._heard |= dict(answered)
 
     async def mend(self, *, thorough: bool = False) -> None:
         """Put right what others did to devices: before `refresh`, and every while."""
@@ -158,12 +225,15 @@ class Carrier:
         if paths != self.node_paths:
             self.node_paths = paths
         await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
-        self._note_vnis()
         problems = dict(self.tunnels.problems)
         await self.tunnels.want(self._devices(), self._neighbours())
         for kind, problem in self.tunnels.problems.items():
             if problems.get(kind) != problem:
                 log.error("tunnel.failed", device=DEVICES[kind], reason=problem)
+        if self._switchover.to_try:
+            self.has_trials.set()
+        for kind in {_KINDS[medium] for medium in self._switchover.lingering} - self._received.keys():
+            self._received[kind] = await self.tunnels.received(kind)
         self.on_change()
 
     async def _own(self) -> frozenset[IPAddress]:
@@ -173,22 +243,9 @@ class Carrier:
             log.warning("kernel.unreadable", reason=str(error))
             return self._own_addresses
 
-    def _note_vnis(self) -> None:
-        """Note which VNIs packets may bear: those of tunnels, and for a while those that were."""
-        now = self._now()
-        for tunnels in (self._switchover.in_force, self._switchover.tunnels):
-            self._vnis |= {each.vni: now + RETIRE_DELAY_S for each in tunnels.values() if each.vni}
-        self._vnis = {vni: until for vni, until in self._vnis.items() if until > now}
-
     def _neighbours(self) -> dict[bytes, bytes]:
         """Return the far ends of VXLAN, and for a while those that were: routes leave them after this."""
-        now = self._now()
-        for address, tunnel in self._switchover.tunnels.items():
-            if tunnel.type is TunnelType.VXLAN:
-                gateway = _gateway(address, tunnel)
-                self._far_ends[gateway] = (hardware_address(tunnel.node), now + RETIRE_DELAY_S)
-        self._far_ends = {gateway: end for gateway, end in self._far_ends.items() if end[1] > now}
-        return {gateway: mac for gateway, (mac, _) in self._far_ends.items()}
+        return {_gateway(*end): hardware_address(end.node) for end in self._switchover.far_ends}
 
     def _devices(self) -> Iterator[Device]:
         media = self._switchover.media
@@ -200,13 +257,12 @@ class Carrier:
             if not families:
                 continue
             own = self._ownership.pod_cidrs_of(self._node.name)
-            firsts = (next((each for each in own if each.family is family), None) for family in families)
             yield Device(
                 kind,
                 tuple((family, link_mtu - OVERHEAD[_type(kind), family]) for family in families),
                 port=self._config.vxlan_port if kind is Kind.VXLAN else 0,
                 mac=hardware_address(self._node.name) if kind is Kind.VXLAN else b"",
-                addresses=tuple(first.packed for first in firsts if first is not None and not first.is_host),
+                addresses=tuple(end for family in families if (end := _end(own, family))),
             )
 
     # What others ask
@@ -244,7 +300,10 @@ class Carrier:
     @property
     def overhead(self) -> dict[Family, int]:
         """By how many bytes at most packets of each family may grow on the way to another node."""
-        return overhead(self._switchover.tunnels)
+        found = overhead(self._switchover.tunnels)
+        for medium in self._switchover.lingering:  # the other end may not take more yet
+            found[medium.family] = max(found[medium.family], OVERHEAD[medium])
+        return found
 
     @property
     def devices(self) -> frozenset[str]:
@@ -260,7 +319,7 @@ class Carrier:
     @property
     def vnis(self) -> tuple[int, ...]:
         """The VNIs that packets in VXLAN may bear: more than one while it changes."""
-        return tuple(sorted(self._vnis))
+        return tuple(sorted(self._switchover.vnis))
 
     @property
     def repaired(self) -> int:
@@ -341,18 +400,24 @@ class Carrier:
         carriage, tunnel = self.carriage(address, interface)
         if carriage.how is not How.TUNNEL or tunnel is None or carriage.cost is None:
             return self._resolver.resolve(address, interface)
-        kind = _KINDS[Medium(tunnel.type, family_of(address))]
-        device = self.tunnels.interface(kind)
-        if device is None:
+        hop = self._hop(address, tunnel)
+        if hop is None:
+            kind = _KINDS[medium_of(address, tunnel)]
             reason = self.tunnels.problems.get(kind, f"{DEVICES[kind]} is not there yet")
             return Resolution((), is_on_link=False, reason=f"it needs a tunnel: {reason}")
+        return Resolution((hop,), is_on_link=False, tunnel_cost=carriage.cost)
+
+    def _hop(self, address: IPAddress, tunnel: Tunnel) -> NextHop | None:
+        """Return the next hop through a tunnel; None while its device is not there."""
+        kind = _KINDS[medium_of(address, tunnel)]
+        device = self.tunnels.interface(kind)
+        if device is None:
+            return None
         outer = Outer(address.packed, self._source(family_of(address)))
         if kind is Kind.VXLAN:  # Ethernet: the other node is found by its hardware address, as a neighbour
             outer = outer._replace(vni=tunnel.vni)
-            hop = NextHop(_gateway(address, tunnel), device, onlink=True, outer=outer)
-        else:
-            hop = NextHop(b"", device, outer=outer)
-        return Resolution((hop,), is_on_link=False, tunnel_cost=carriage.cost)
+            return NextHop(_gateway(address, tunnel.node), device, onlink=True, outer=outer)
+        return NextHop(b"", device, outer=outer)
 
     def _source(self, family: Family) -> bytes:
         """Return the outer source: the address that other nodes know this one by, so that they accept it."""
@@ -360,14 +425,20 @@ class Carrier:
         return address.packed if address is not None and address in self._own_addresses else b""
 
 
-def _gateway(address: IPAddress, tunnel: Tunnel) -> bytes:
+def _end(pod_cidrs: Iterable[Prefix], family: Family) -> bytes:
+    """Return the address of a node's end of its tunnels; empty where it has none."""
+    first = next((each for each in pod_cidrs if each.family is family), None)
+    return first.packed if first is not None and not first.is_host else b""
+
+
+def _gateway(address: IPAddress, node: str) -> bytes:
     """Return the address by which a node is known as a neighbour on the VXLAN device.
 
     IPv6 takes no gateway there that a route of another link leads to, so it is a link-local one (RFC 4291 appendix A).
     """
     if address.version == 4:
         return address.packed
-    mac = hardware_address(tunnel.node)
+    mac = hardware_address(node)
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 

@@ -19,7 +19,7 @@ from bgp.config import TunnelType
 from felix.offload import Verdict, find_fault
 from felix.tunnelmessages import Kind
 from felix.tunnels import DEVICES
-from inet.prefix import Family, IPAddress
+from inet.prefix import Family, IPAddress, family_of
 
 MOST_ASKED: Final = 4
 PAUSES_S: Final = (5, 10, 30, 60, 300)
@@ -73,6 +73,10 @@ class ChecksumKeeper:
     def _far_ends(self) -> dict[Family, list[IPAddress]]:
         """Return the ends of some tunnels: addresses that nodes have there."""
         found: dict[Family, list[IPAddress]] = {family: [] for family in Family}
+        for (address, tried), trial in self._carrier.trials().items():  # which may not be answered for that alone
+            ends = found[family_of(address)]
+            if len(ends) < MOST_ASKED and tried.type is TunnelType.VXLAN:
+                ends.append(ip_address(trial.far_end))
         for prefix, address in self._carrier.node_paths.next_hops.items():
             ends = found[prefix.family]
             if len(ends) == MOST_ASKED or prefix.is_host:

@@ -33,6 +33,7 @@ from agent.pathfinder import PathFinder
 from agent.policy_kernel import open_policy_kernel
 from agent.routing import Routing
 from agent.source import Run, Source, open_directory, open_kubernetes
+from agent.trials import TunnelTrials
 from agent.tunnel_rules import tell_of_tunnels
 from agent.view import View
 from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
@@ -47,6 +48,7 @@ from felix.nft.library import LibraryError
 from felix.nft.probe import missing
 from felix.resolver import NetlinkResolver
 from felix.sysctl import Sysctls
+from felix.trials import KernelTrials
 from felix.tunnels import KernelTunnels
 from policy.nftskeleton import LOG_GROUP
 
@@ -102,7 +104,8 @@ async def assemble(options: Options) -> AsyncIterator[Sequence[Run]]:
         socket = options.run_dir / "agent.sock"
         await stack.enter_async_context(serve(view, draining, paths, socket=socket, listen=options.listen))
         intake = Intake(datastore, policy, network, configurator, cni=cni, view=view)
-        parts = [routing.run, policy.run, network.run, drops.run, cni.run, configurator.run, intake.run]
+        trials = TunnelTrials(carrier, enter(closing(KernelTrials())), routing.wake)
+        parts = [routing.run, trials.run, policy.run, network.run, drops.run, cni.run, configurator.run, intake.run]
         if open_reporter is not None:
             parts.append(open_reporter(view))
         try:

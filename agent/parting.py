@@ -13,8 +13,8 @@ from bgp.config import NodeRoutes
 from bgp.path import PeerKey
 from bgp.peering import Plan, PlannedSession
 
-PARTING_S: Final = 5.0
-"""How long nodes may need to hear of a change, as with tunnels (`bgp.switchover`)."""
+PARTING_S: Final = 60.0
+"""How long nodes may need to hear of a change."""
 
 
 class Parting:

@@ -113,11 +113,17 @@ class Routing:
         await self._local_addresses.look(config, node)
         planned = plan(config, node, self._local_addresses.by_peer)
         planned = self._parting.extend(config.node_routes, planned, self._now())
+        is_first = self.plan is None
         self.plan, self._config = planned, config
         self.rib.set_max_paths(config.max_paths)
         if not await self.forwarding.choose_resilient(wanted=config.resilient_multipath):
             self.plan = planned = replace(planned, complaints=(*planned.complaints, NOT_RESILIENT))
-        self._carrier_changed |= await self.carrier.configure(config, node, planned.ownership)
+        if is_first and self.fib.count:
+            ways = {row.destination: row.next_hops for row in await self.fib.installed()}
+            await self.carrier.adopt(config, node, planned.ownership, ways)
+        self._carrier_changed |= await self.carrier.configure(
+            config, node, planned.ownership, lambda: set(self.fib.destinations)
+        )
         self._tell_node_paths()  # before sessions go that said the same
         self._announcer.own, self._announcer.is_transit = self.own_prefixes, node.is_transit
         self.forwarding.set_own(self.own_prefixes)

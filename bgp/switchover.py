@@ -1,22 +1,29 @@
 """From one kind of tunnel to another without losing a packet: a small state machine with the time as an argument.
 
-Nodes take a new configuration over at different times. So a tunnel of a kind that the other node may not have yet is
-used SWITCH_DELAY_S after it was asked for, and until then the way is what it was before; and a kind that nothing uses
-any more is still understood for RETIRE_DELAY_S. What was never otherwise, as after a restart or for a node that is
-new, is used at once.
+Nodes take a new configuration over at different times: seconds apart, or minutes, where an agent is down. So nobody
+goes by a clock. Where packets have a way already, a tunnel that the other end may know nothing of is *tried* first, and
+used as soon as the other end was *heard* through it; until then the way is what it was. An end that answers nobody,
+for a firewall, is used unheard after USE_UNHEARD_AFTER_S. Where there is no other way, as to a node that is new, there
+is nothing to wait for.
+
+What this node uses no more it understands on: others may not have heard yet. A device stays for LINGER_S, and as long
+after that as packets come out of it; far ends and VNIs, which cost nothing, for UNDERSTOOD_S.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from bgp.carriage import Tunnel
 from bgp.config import TunnelType
 from inet.prefix import Family, IPAddress, family_of
 
-SWITCH_DELAY_S: Final = 5.0
-RETIRE_DELAY_S: Final = 15.0
+USE_UNHEARD_AFTER_S: Final = 300.0
+LINGER_S: Final = 30.0
+UNDERSTOOD_S: Final = 600.0
+
+T = TypeVar("T")
 
 
 class Medium(NamedTuple):
@@ -29,84 +36,176 @@ class Medium(NamedTuple):
         return f"{self.type.value} {self.family.label}"
 
 
+class FarEnd(NamedTuple):
+    """An address that packets in tunnels come from and go to, and whose it is."""
+
+    address: IPAddress
+    node: str
+
+
+def medium_of(address: IPAddress, tunnel: Tunnel) -> Medium:
+    """Return what a tunnel is made of."""
+    return Medium(tunnel.type, family_of(address))
+
+
 def _what(address: IPAddress, tunnel: Tunnel) -> object:
     """Return what the other end has to have heard of."""
     return tunnel.node, tunnel.type, tunnel.vni, family_of(address)
 
 
+class _Lingering(Generic[T]):
+    """Things in use, and for a while those that were."""
+
+    def __init__(self, linger_s: float) -> None:
+        self.in_use: frozenset[T] = frozenset()
+        self.until: dict[T, float] = {}  # of those that are not in use any more
+        self._linger_s = linger_s
+
+    def use(self, things: Iterable[T], now: float) -> None:
+        """Say what is in use from now on."""
+        used = frozenset(things)
+        if used == self.in_use:
+            return
+        self.linger(self.in_use - used, now)
+        for thing in used & self.until.keys():
+            del self.until[thing]
+        self.in_use = used
+
+    def linger(self, things: Iterable[T], now: float) -> None:
+        """Say what was in use until now."""
+        self.until |= dict.fromkeys(things, now + self._linger_s)
+
+    def expire(self, now: float) -> None:
+        """Forget what was in use long ago."""
+        for thing in [thing for thing, until in self.until.items() if now >= until]:
+            del self.until[thing]
+
+    def __iter__(self) -> Iterator[T]:
+        """What is in use comes last."""
+        yield from self.until
+        yield from self.in_use
+
+
 class Switchover:
-    """Which tunnels are in force, and which kinds and far ends have to be understood besides."""
+    """Which tunnels are in force, which are to be tried, and what has to be understood besides."""
 
     def __init__(self) -> None:
         self.in_force: Mapping[IPAddress, Tunnel] = {}
+        """Never changed in place."""
         self._wanted: Mapping[IPAddress, Tunnel] = {}
-        self._nodes: frozenset[str] = frozenset()
-        self._switch_at: float | None = None
-        self._in_use: frozenset[Medium] = frozenset()
-        self._retiring: dict[Medium, float] = {}
-        self._former_peers: dict[IPAddress, float] = {}
+        self._unheard: dict[IPAddress, float] = {}  # what is wanted and not in force, until when
+        self._media: _Lingering[Medium] = _Lingering(LINGER_S)
+        self._far_ends: _Lingering[FarEnd] = _Lingering(UNDERSTOOD_S)
+        self._vnis: _Lingering[int] = _Lingering(UNDERSTOOD_S)
 
-    def want(self, wanted: Mapping[IPAddress, Tunnel], nodes: Collection[str], now: float) -> None:
-        """Say which tunnels there should be from now on; `nodes` are all there are, of the tunnels and others."""
-        proven = {_what(address, tunnel) for address, tunnel in self.in_force.items()}
+    def adopt(
+        self,
+        found: Mapping[IPAddress, Tunnel],
+        media: Iterable[Medium],
+        far_ends: Iterable[FarEnd],
+        vni: int,
+        now: float,
+    ) -> None:
+        """Take over what a former life left: tunnels that routes lead through, and what others may use still."""
+        self.in_force = found
+        self._follow(now)
+        self._media.linger(set(media) - self._media.in_use, now)
+        self._far_ends.linger(set(far_ends) - self._far_ends.in_use, now)
+        self._vnis.linger({vni} - {0} - self._vnis.in_use, now)
+
+    def want(
+        self, wanted: Mapping[IPAddress, Tunnel], nodes: Container[str], reached: Container[IPAddress], now: float
+    ) -> None:
+        """Say which tunnels there should be from now on.
+
+        `nodes` are all there are, and `reached` those addresses that packets for pods have a way to without a tunnel.
+        """
+        heard = {_what(address, tunnel) for address, tunnel in self.in_force.items()}
         in_force: dict[IPAddress, Tunnel] = {}
+        unheard: dict[IPAddress, float] = {}
         for address, tunnel in wanted.items():
-            is_held = tunnel.node in self._nodes and _what(address, tunnel) not in proven
-            chosen = self.in_force.get(address) if is_held else tunnel
-            if chosen is not None:
-                in_force[address] = chosen
-        former = self.tunnels.keys()
-        self._wanted, self._nodes, self.in_force = wanted, frozenset(nodes), in_force
-        if in_force == wanted:
-            self._switch_at = None
-        elif self._switch_at is None:
-            self._switch_at = now + SWITCH_DELAY_S
-        self._former_peers |= dict.fromkeys(former - self.tunnels.keys(), now + RETIRE_DELAY_S)
-        self._retire(now)
+            former = self.in_force.get(address)
+            if _what(address, tunnel) in heard or (former is None and address not in reached):
+                in_force[address] = tunnel
+                continue
+            is_same_wish = address in self._unheard and self._wanted.get(address) == tunnel
+            unheard[address] = self._unheard[address] if is_same_wish else now + USE_UNHEARD_AFTER_S
+            if former is not None:
+                in_force[address] = former
+        self._wanted, self._unheard = wanted, unheard
+        if in_force != self.in_force:
+            self.in_force = in_force
+        self._follow(now)
+        for end, until in self._far_ends.until.items():
+            if end.node not in nodes:  # its address may be anybody's by and by
+                self._far_ends.until[end] = min(until, now + LINGER_S)
 
-    def tick(self, now: float) -> bool:
-        """Do what is due; whether anything was."""
-        deadline = self.next_deadline
-        if deadline is None or now < deadline:
+    @property
+    def to_try(self) -> dict[IPAddress, Tunnel]:
+        """The tunnels that are used as soon as somebody was heard through them."""
+        return {address: self._wanted[address] for address in self._unheard}
+
+    def heard(self, tried: Mapping[IPAddress, Tunnel], now: float) -> None:
+        """Note that the other ends answered through these tunnels."""
+        self._use([address for address, tunnel in tried.items() if self._wanted.get(address) == tunnel], now)
+
+    def tick(self, now: float, used: Collection[Medium] = ()) -> bool:
+        """Do what is due; whether anything was. `used` are media that packets came by since the last time."""
+        if self.next_deadline is None or now < self.next_deadline:
             return False
-        before = (self.in_force, self.media, self.peers)
-        if self._switch_at is not None and now >= self._switch_at:
-            self._switch_at, self.in_force = None, self._wanted
-        for medium in [medium for medium, until in self._retiring.items() if now >= until]:
-            del self._retiring[medium]
-        self._former_peers = {address: until for address, until in self._former_peers.items() if now < until}
-        self._retire(now)
-        return before != (self.in_force, self.media, self.peers)
+        before = (self.in_force, self.media, set(self._far_ends), self.vnis)
+        self._media.linger(self._media.until.keys() & set(used), now)
+        for lingering in (self._media, self._far_ends, self._vnis):
+            lingering.expire(now)
+        self._use([address for address, until in self._unheard.items() if now >= until], now)
+        return before != (self.in_force, self.media, set(self._far_ends), self.vnis)
 
     @property
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        switch_at = [] if self._switch_at is None else [self._switch_at]
-        return min((*switch_at, *self._retiring.values(), *self._former_peers.values()), default=None)
+        lingering = (self._media.until, self._far_ends.until, self._vnis.until)
+        return min((*self._unheard.values(), *(until for each in lingering for until in each.values())), default=None)
 
     @property
     def media(self) -> frozenset[Medium]:
         """The media that must be there, for packets to go or only to come."""
-        return self._in_use | self._retiring.keys()
+        return frozenset(self._media)
+
+    @property
+    def lingering(self) -> frozenset[Medium]:
+        """Those of them that are there only for packets to come."""
+        return frozenset(self._media.until)
+
+    @property
+    def far_ends(self) -> Iterator[FarEnd]:
+        """Where tunnels lead, or led; what is in use comes last."""
+        return iter(self._far_ends)
+
+    @property
+    def peers(self) -> frozenset[IPAddress]:
+        """From where packets in tunnels may come."""
+        return frozenset(end.address for end in self._far_ends)
+
+    @property
+    def vnis(self) -> frozenset[int]:
+        """What packets in VXLAN may bear."""
+        return frozenset(self._vnis)
 
     @property
     def tunnels(self) -> Mapping[IPAddress, Tunnel]:
         """Every tunnel that is in force, or is about to be."""
         return {**self.in_force, **self._wanted}
 
-    @property
-    def peers(self) -> frozenset[IPAddress]:
-        """From where packets in tunnels may come."""
-        return frozenset(self.tunnels) | self._former_peers.keys()
+    def _use(self, addresses: Iterable[IPAddress], now: float) -> None:
+        chosen = {address: self._wanted[address] for address in addresses if address in self._unheard}
+        if chosen:
+            self.in_force = {**self.in_force, **chosen}
+            for address in chosen:
+                del self._unheard[address]
+            self._follow(now)
 
-    def _retire(self, now: float) -> None:
-        in_use = frozenset(
-            Medium(tunnel.type, family_of(address))
-            for tunnels in (self._wanted, self.in_force)
-            for address, tunnel in tunnels.items()
-        )
-        for medium in self._in_use - in_use:
-            self._retiring[medium] = now + RETIRE_DELAY_S
-        for medium in in_use:
-            self._retiring.pop(medium, None)
-        self._in_use = in_use
+    def _follow(self, now: float) -> None:
+        both = [each for tunnels in (self.in_force, self._wanted) for each in tunnels.items()]
+        self._media.use({medium_of(*each) for each in both}, now)
+        self._far_ends.use({FarEnd(address, tunnel.node) for address, tunnel in both}, now)
+        self._vnis.use({tunnel.vni for _, tunnel in both if tunnel.vni}, now)

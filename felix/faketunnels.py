@@ -21,6 +21,8 @@ class FakeTunnels:
         self.neighbours: dict[bytes, bytes] = {}
         self._broken: dict[Kind, str] = {}
         self._seen: set[Kind] = set()
+        self.left: set[Kind] = set()  # by an agent before this one
+        self.packets: dict[Kind, int] = {}  # that came out of devices
 
     def break_(self, kind: Kind, reason: str) -> None:
         """Have a device not be there from the next look on."""
@@ -46,6 +48,14 @@ class FakeTunnels:
         self._seen = {kind for kind in self.devices if kind not in self._broken}
         self.problems = {kind: reason for kind, reason in self._broken.items() if kind in self.devices}
         return before != self._seen
+
+    async def present(self) -> set[Kind]:
+        """Return the kinds of devices of ours that there are."""
+        return self._seen | self.left
+
+    async def received(self, kind: Kind) -> int:
+        """Return how many packets have come out of a device."""
+        return self.packets.get(kind, 0)
 
     def close(self) -> None:
         """Let go of nothing."""

@@ -23,6 +23,9 @@ METRIC = 9700
 BACKSTOP_METRIC = METRIC + 1
 """Metric of blackholes behind routes of ours (`felix.backstops`)."""
 
+TRIAL_METRIC = METRIC + 2
+"""Metric of routes to the far ends of tunnels that are tried (`felix.trials`)."""
+
 
 class Kind(enum.IntEnum):
     """rtm_type (linux/rtnetlink.h)."""

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from felix import encap
 from felix.netlink import ATTRIBUTE, U32, Flag, attribute, attributes, message
 from felix.nexthops import family_of_hop
-from felix.route import BACKSTOP_METRIC, METRIC, NO_TUNNEL, PROTOCOL, Kind, NextHop
+from felix.route import BACKSTOP_METRIC, METRIC, NO_TUNNEL, PROTOCOL, TRIAL_METRIC, Kind, NextHop
 from felix.routetable import BLACKHOLE, UNKNOWN
 from inet.prefix import Family, Prefix
 
@@ -117,6 +117,19 @@ def put_backstop(destination: Prefix) -> bytes:
 def delete_backstop(destination: Prefix) -> bytes:
     """Build the message that deletes the blackhole behind our route."""
     return message(DELROUTE, 0, _body(destination, 0, scope=_SCOPE_NOWHERE, metric=BACKSTOP_METRIC))
+
+
+def put_trial(destination: Prefix, hop: NextHop) -> bytes:
+    """Build the message that has packets for a single address leave by a next hop, whether or not some do by now."""
+    flags = _HOP_ONLINK if hop.onlink else 0
+    body = _body(destination, Kind.UNICAST, flags=flags, metric=TRIAL_METRIC)
+    body += attribute(_OIF, U32.pack(hop.interface)) + _pack_way(hop, destination)
+    return message(NEWROUTE, Flag.CREATE | Flag.REPLACE, body)
+
+
+def delete_trial(destination: Prefix) -> bytes:
+    """Build the message that undoes `put_trial`."""
+    return message(DELROUTE, 0, _body(destination, 0, scope=_SCOPE_NOWHERE, metric=TRIAL_METRIC))
 
 
 def delete(destination: Prefix) -> bytes:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from felix import links, offload, tunnelmessages
+from felix import links, linkstats, offload, tunnelmessages
 from felix.delta import Delta
 from felix.netlink import Failure, NetlinkSocket, dump, in_turns
 from felix.sysctl import PROC_SYS
@@ -60,6 +60,12 @@ class Tunnels(Protocol):
 
         `thorough` looks at every far end, too: after news of a device of ours, and every few minutes.
         """
+
+    async def present(self) -> set[Kind]:
+        """Return the kinds of devices of ours that there are, wanted or not; none where links cannot be read."""
+
+    async def received(self, kind: Kind) -> int:
+        """Return how many packets have come out of a device; 0 where there is none."""
 
     def close(self) -> None:
         """Let go of the kernel; devices stay."""
@@ -117,6 +123,23 @@ class KernelTunnels:
                     await self._read_neighbours()
             await self._write_neighbours()
             return before != self._interfaces
+
+    async def present(self) -> set[Kind]:
+        """Return the kinds of devices of ours that there are, wanted or not; none where links cannot be read."""
+        try:
+            rows = await dump(DUMP_LINKS, tunnelmessages.parse_link)
+        except OSError:
+            return set()
+        marks = {(row.kind, row.alias) for row in rows}
+        return {kind for kind in Kind if (kind.value, ALIAS.format(kind.value)) in marks}
+
+    async def received(self, kind: Kind) -> int:
+        """Return how many packets have come out of a device; 0 where there is none."""
+        try:
+            counts = (await linkstats.traffic()).get(self._interfaces.get(kind, 0))
+        except OSError:
+            return 0
+        return counts.received_packets if counts else 0
 
     async def _mend(self, kind: Kind, *, thorough: bool) -> None:
         device = self._wanted.get(kind)

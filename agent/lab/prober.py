@@ -63,8 +63,8 @@ def send(address: str, port: int, interval_s: float, flows: int) -> Tally:
                 _send_one(it, beat, flow, tally)
             beat += 1
             continue
-        if now >= end or (end != float("inf") and not tally.outstanding):
-            return tally
+        if end != float("inf") and (not tally.outstanding or (now >= end and not poller.poll(0))):
+            return tally  # what has come in while nobody ran counts
         until = min(end, start + beat * interval_s if end == float("inf") else end)
         for descriptor, _ in poller.poll(max(0.0, until - now) * 1000):
             if descriptor == sys.stdin.fileno():

@@ -115,10 +115,13 @@ class Enforcement:
         """Make the change; return why it was refused. Then `sync` is what tries again, with what can be done."""
         async with self._lock:
             refusals = []
-            if change.chains or change.sets:
-                refusals = await self._table.define(_definition(change))
+            rest, hooked = _hooked_last(_definition(change))
+            if rest.chains or rest.sets:
+                refusals = await self._table.define(rest)
             additions = (_additions(name, each.elements) for name, each in change.sets.items())
             refusals = refusals or await self._fill(concatenated.from_iterable(additions))
+            if hooked.chains:
+                refusals = refusals or await self._table.define(hooked)
             batch = Batch(change.elements, change.chains_removed, change.sets_removed)
             return refusals or await self._table.write(batch)
 
@@ -189,6 +192,20 @@ def _definition(content: Content | Change) -> Definition:
     return Definition(sets={name: each.definition for name, each in content.sets.items()}, chains=content.chains)
 
 
+def _hooked_last(definition: Definition, closed: Collection[str] = ()) -> tuple[Definition, Definition]:
+    """Part what packets meet at once from the rest, which is to come first, and its sets be filled.
+
+    Those `closed` may drop what they know nothing of.
+    """
+    hooked = {
+        name: text
+        for name, text in definition.chains.items()
+        if text.lstrip().startswith("type ") and name not in closed
+    }
+    rest = {name: text for name, text in definition.chains.items() if name not in hooked}
+    return replace(definition, chains=rest), Definition(chains=hooked)
+
+
 def _plan_from_nothing(content: Content) -> _Plan:
     whole = _definition(content)
     skeleton, rest = (
@@ -198,7 +215,9 @@ def _plan_from_nothing(content: Content) -> _Plan:
         )
         for is_first in (True, False)
     )
-    return _Plan([Difference("table", "is missing")], [skeleton, rest], frozenset(content.sets))
+    rest, hooked = _hooked_last(rest)
+    differences = [Difference("table", "is missing")]
+    return _Plan(differences, [skeleton, rest], frozenset(content.sets), hooked if hooked.chains else None)
 
 
 def _plan(content: Content, wanted: Structure, actual: Structure) -> _Plan:
@@ -228,20 +247,21 @@ def _plan(content: Content, wanted: Structure, actual: Structure) -> _Plan:
             sets_removed=[*sets.other, *sets.extra],
         )
         return _Plan(differences, [anew], frozenset((*sets.missing, *sets.other, *maps)) & content.sets.keys())
-    first = Definition(
+    missing = Definition(
         sets={name: everything.sets[name] for name in sets.missing},
         chains={name: content.chains[name] for name in chains.missing},
     )
+    first, hooked = _hooked_last(missing, content.skeleton)
     second = Definition(
         chains_emptied=rewritten,
         chains_removed=rehooked,
-        chains={name: content.chains[name] for name in chains.other},
+        chains={**{name: content.chains[name] for name in chains.other}, **hooked.chains},
     )
     return _Plan(
         differences,
-        [first] if chains.missing or sets.missing or wanted.flags != actual.flags else [],
+        [first] if first.chains or first.sets or wanted.flags != actual.flags else [],
         frozenset(sets.missing),
-        second if chains.other else None,
+        second if second.chains else None,
         Batch(chains_removed=tuple(chains.extra), sets_removed=tuple(sets.extra)),
     )
 

@@ -10,13 +10,14 @@ import pytest
 from agent.parting import PARTING_S
 from bgp.carriage import hardware_address
 from bgp.config import Encapsulation, EncapsulationMode, NodeRoutes, TunnelType
-from bgp.switchover import RETIRE_DELAY_S, SWITCH_DELAY_S
+from bgp.switchover import LINGER_S, UNDERSTOOD_S, USE_UNHEARD_AFTER_S
 from felix.encap import Outer
 from felix.faketunnels import INTERFACES
 from felix.monitor import LinkChanged
 from felix.resolver import Resolution
 from felix.route import NextHop
 from felix.routetable import DropRoute, PutRoute
+from felix.trials import Trial
 from felix.tunnelmessages import Kind
 from inet.prefix import Family, Prefix
 from tests.agent.routing_world import World, running
@@ -183,17 +184,17 @@ async def test_the_vni_and_port_are_those_configured(world: World) -> None:
     assert world.tunnels.devices[Kind.VXLAN].port == 8472
 
 
-async def test_a_vni_is_used_when_all_have_heard_of_it_and_understood_before_and_after(world: World) -> None:
+async def test_a_vni_is_used_towards_who_has_heard_of_it_and_understood_before_and_after(world: World) -> None:
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
     assert world.carrier.vnis == (4096,)
     await world.configure(vxlan_vni=77)
     assert world.carrier.vnis == (77, 4096), "at once"
-    assert way(world, 3) == (tunnel(world, 3),)
-    await world.pass_time(SWITCH_DELAY_S)
-    assert way(world, 3) == (tunnel(world, 3, vni=77),)
+    assert (way(world, 2), way(world, 3)) == ((tunnel(world, 2),), (tunnel(world, 3),))
+    await world.answer(3)
+    assert (way(world, 2), way(world, 3)) == ((tunnel(world, 2),), (tunnel(world, 3, vni=77),))
+    await world.answer(2)
     assert world.carrier.vnis == (77, 4096)
-    await world.pass_time(RETIRE_DELAY_S + 1)
-    await world.configure(max_paths=3)
+    await world.pass_time(UNDERSTOOD_S)
     assert world.carrier.vnis == (77,)
 
 
@@ -230,8 +231,7 @@ async def test_a_node_that_goes_takes_its_route_and_far_end_along(world: World) 
     await world.configure(nodes={name: node for name, node in world.config.nodes.items() if name != "n3"})
     assert way(world, 3) is None
     assert gateway(world, 3) in world.tunnels.neighbours  # until its route is gone for sure
-    await world.pass_time(RETIRE_DELAY_S)
-    await world.configure(max_paths=8)
+    await world.pass_time(UNDERSTOOD_S)
     assert world.tunnels.neighbours.keys() == {gateway(world, 2)}
     assert world.backstops.destinations == {world.cidr(2)}
 
@@ -326,43 +326,126 @@ async def test_from_direct_to_bgp_a_peer_that_never_speaks_is_not_waited_for_for
 # From one to another while traffic flows
 
 
-async def test_a_tunnel_is_used_when_the_other_end_has_had_time_to_make_its_own(world: World) -> None:
+async def test_a_tunnel_is_used_as_soon_as_the_other_end_answers_through_it(world: World) -> None:
     await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
     await world.configure(encapsulation=ALWAYS)
     assert world.tunnels.devices.keys() == {Kind.VXLAN}
     assert way(world, 2) == (world.hop(2),)
-    await world.pass_time(SWITCH_DELAY_S)
+    assert list(world.carrier.trials().values()) == [Trial(world.cidr(2).packed, tunnel(world, 2))]
+    await world.answer(2)
+    assert way(world, 2) == (tunnel(world, 2),)
+    assert world.carrier.trials() == {}
+
+
+async def test_where_nobody_answers_the_tunnel_is_used_in_the_end(world: World) -> None:
+    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
+    await world.configure(encapsulation=ALWAYS)
+    await world.pass_time(USE_UNHEARD_AFTER_S - 1)
+    assert way(world, 2) == (world.hop(2),)
+    await world.pass_time(1)
     assert way(world, 2) == (tunnel(world, 2),)
 
 
-async def test_a_device_goes_when_the_other_end_has_had_time_to_stop_using_it(world: World) -> None:
+async def test_who_had_no_way_before_waits_for_nobody(world: World) -> None:
+    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
+    assert way(world, 3) is None
+    await world.configure(encapsulation=ALWAYS)
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+async def test_what_a_router_carries_stays_with_it_until_the_other_end_answers(world: World) -> None:
+    await world.with_routers(ROUTER, node_routes=NodeRoutes.DIRECT)
+    await world.up(ROUTER)
+    await world.hear(ROUTER, [world.cidr(3)], path=[65100])
+    await world.configure(encapsulation=ALWAYS)
+    assert way(world, 3) == (world.hop(ROUTER),)
+    await world.answer(3)
+    assert way(world, 3) == (tunnel(world, 3),)
+
+
+async def test_a_device_goes_when_nothing_has_come_out_of_it_for_a_while(world: World) -> None:
     await world.configure(encapsulation=ALWAYS, node_routes=NodeRoutes.DIRECT)
     await world.configure(encapsulation=IPIP)
     assert way(world, 2) == (tunnel(world, 2),)
-    await world.pass_time(SWITCH_DELAY_S)
+    await world.answer(2, 3)
     assert way(world, 2) == (tunnel(world, 2, TunnelType.IPIP),)
-    assert Kind.VXLAN in world.tunnels.devices
-    assert world.host(2) in world.carrier.peers
-    await world.pass_time(RETIRE_DELAY_S)
+    for _ in range(3):
+        world.tunnels.packets[Kind.VXLAN] = world.tunnels.packets.get(Kind.VXLAN, 0) + 1
+        await world.pass_time(LINGER_S)
+        assert Kind.VXLAN in world.tunnels.devices
+        assert world.host(2) in world.carrier.peers
+    await world.pass_time(LINGER_S)
     assert Kind.VXLAN not in world.tunnels.devices
 
 
-async def test_from_always_to_direct_the_device_stays_for_what_is_on_its_way(world: World) -> None:
+async def test_out_of_tunnels_all_that_others_may_send_is_understood_on(world: World) -> None:
     await world.configure(encapsulation=ALWAYS, node_routes=NodeRoutes.DIRECT)
+    await world.pass_time(10 * UNDERSTOOD_S)
+    neighbours, overhead = world.tunnels.neighbours, world.carrier.overhead
     await world.configure(encapsulation=Encapsulation())
     assert way(world, 2) == (world.hop(2),)
     assert world.tunnels.devices.keys() == {Kind.VXLAN}
     assert world.host(2) in world.carrier.peers
-    await world.pass_time(RETIRE_DELAY_S)
+    assert world.carrier.vnis == (4096,)
+    assert world.tunnels.neighbours == neighbours, "or what is on its way to the device would wait there for an answer"
+    assert world.carrier.overhead == overhead, "or pods here would send more than pods there take yet"
+    await world.pass_time(LINGER_S)
     assert world.tunnels.devices == {}
+    assert world.carrier.overhead == dict.fromkeys(Family, 0)
+    await world.pass_time(UNDERSTOOD_S)
     assert world.carrier.peers == frozenset()
+
+
+async def test_an_agent_that_is_killed_in_the_middle_goes_on_where_it_was(world: World) -> None:
+    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
+    await world.configure(encapsulation=ALWAYS)
+    await world.answer(3)
+    again = following(world)
+    world.table.written.clear()
+    async with running(again):
+        await again.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT, encapsulation=ALWAYS)
+        assert (way(again, 2), way(again, 3)) == ((world.hop(2),), (tunnel(world, 3),))
+        assert again.table.written == []
+        await again.answer(2)
+        assert way(again, 2) == (tunnel(world, 2),)
+
+
+async def test_an_agent_that_hears_of_another_type_only_when_it_is_back_tries_it_first(world: World) -> None:
+    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT, encapsulation=ALWAYS)
+    again = following(world)
+    async with running(again):
+        await again.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT, encapsulation=IPIP)
+        assert way(again, 2) == (tunnel(world, 2),)
+        assert Kind.VXLAN in again.tunnels.devices
+        await again.answer(2, 3)
+        assert way(again, 2) == (tunnel(world, 2, TunnelType.IPIP),)
+
+
+async def test_an_agent_that_is_back_keeps_a_device_that_others_may_use_still(world: World) -> None:
+    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
+    again = following(world)
+    again.tunnels.left = {Kind.VXLAN}
+    async with running(again):
+        await again.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
+        assert again.tunnels.devices.keys() == {Kind.VXLAN}
+        assert again.carrier.peers == {world.host(2), world.host(3)}
+        assert again.carrier.vnis == (4096,)
+        again.tunnels.left = set()
+        await again.pass_time(LINGER_S)
+        assert again.tunnels.devices == {}
+
+
+def following(world: World) -> World:
+    """Return the same node's next agent."""
+    again = World(world.family, world.table)
+    again.resolver.answers |= world.resolver.answers
+    again.resolver.addresses |= world.resolver.addresses
+    return again
 
 
 async def test_a_restart_writes_nothing(world: World) -> None:
     await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
-    again = World(world.family, world.table)
-    again.resolver.answers |= world.resolver.answers
-    again.resolver.addresses |= world.resolver.addresses
+    again = following(world)
     world.table.written.clear()
     async with running(again):
         await again.configure(encapsulation=FALLBACK, mesh_enabled=False)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from agent.checksums import PAUSES_S, ChecksumKeeper
-from bgp.config import Encapsulation, EncapsulationMode, TunnelType
+from bgp.config import Encapsulation, EncapsulationMode, NodeRoutes, TunnelType
 from felix.offload import Verdict
 from felix.tunnelmessages import Kind
 from inet.prefix import Family, IPAddress
@@ -50,6 +50,14 @@ async def test_the_far_ends_of_tunnels_are_asked_until_it_is_known(world: World)
     assert len(trial.asked) == 3
     assert trial.keeper.verdict is Verdict.WORKS
     assert not world.tunnels.has_broken_checksums
+
+
+async def test_an_end_that_is_tried_is_asked_since_it_may_not_answer_for_that(world: World) -> None:
+    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
+    await world.configure(encapsulation=ALWAYS)
+    trial = Trial(world)
+    await trial.keeper.look()
+    assert [{end.packed for end in asked} for asked in trial.asked] == [{world.cidr(2).packed, world.cidr(3).packed}]
 
 
 async def test_what_was_found_broken_is_kept_for_the_device_that_comes_after(world: World) -> None:

@@ -492,3 +492,35 @@ def test_whatever_was_there_before_the_last_content_is_what_there_is(steps: list
         assert await enforcement.sync(steps[-1][0]) == Report(())
 
     asyncio.run(walk())
+
+
+GUARD = "type filter hook prerouting priority -310; policy accept;\nudp dport 4789 goto guard_from"
+GUARD_FROM = "ip saddr @guard_peers accept\ncounter drop"
+GUARDED = Content(
+    {"guard": GUARD, "guard_from": GUARD_FROM},
+    {"guard_peers": SetContent(SetText("type ipv4_addr"), {A: PLAIN, B: PLAIN})},
+)
+
+
+@pytest.mark.parametrize("way", ["change", "sync of nothing", "sync of a table"])
+async def test_packets_meet_a_chain_only_when_the_sets_it_asks_are_filled(way: str) -> None:
+    table = FakeRuleTable()
+    enforcement = Enforcement(table)
+    if way != "sync of nothing":
+        assert await enforcement.sync(CONTENT)
+    table.written.clear()
+    if way == "change":
+        assert not await enforcement.change(Change(chains=GUARDED.chains, sets=GUARDED.sets))
+    else:
+        both = CONTENT if way == "sync of a table" else Content({}, {})
+        await enforcement.sync(
+            replace(both, chains={**both.chains, **GUARDED.chains}, sets={**both.sets, **GUARDED.sets})
+        )
+    hooked = next(
+        position
+        for position, each in enumerate(table.written)
+        if isinstance(each, Definition) and "guard" in each.chains
+    )
+    filled = [each for each in table.written[:hooked] if isinstance(each, Batch) for each in each.elements]
+    assert {each.key for each in filled if each.set == "guard_peers"} == {A, B}
+    assert table.chains["guard_from"]
