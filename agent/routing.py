@@ -189,7 +189,8 @@ class Routing:
         if self.plan is None:
             return
         keep: Mapping[Prefix, IPAddress] = {}
-        if self._config.node_routes is NodeRoutes.BGP and not self._sessions.have_told_all(self.plan.sessions.values()):
+        has_told = self._parting.deadline is None and self._sessions.have_told_all(self.plan.sessions.values())
+        if self._config.node_routes is NodeRoutes.BGP and not has_told:
             keep = self.carrier.on_link_paths()
         self._node_paths.tell(self.carrier.node_paths.next_hops, keep, self._now())
 

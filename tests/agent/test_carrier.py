@@ -308,10 +308,32 @@ async def test_from_direct_to_bgp_routes_stay_until_the_peers_have_spoken(world:
     await world.hear(2, [world.cidr(2)])
     await world.up(3)
     await world.hear(3, [])
+    await world.pass_time(PARTING_S)
     assert world.table.written == []
     assert way(world, 2) == (world.hop(2),)
     await world.withdraw(2, [world.cidr(2)])
     assert way(world, 2) is None
+
+
+async def test_back_to_bgp_a_session_that_its_other_end_is_about_to_end_is_not_relied_upon(world: World) -> None:
+    """Node n2 has heard of Direct, and not yet that it was taken back."""
+    await world.configure()
+    for number in (2, 3):
+        await world.up(number)
+        await world.hear(number, [world.cidr(number)])
+    await world.configure(node_routes=NodeRoutes.DIRECT)
+    await world.pass_time(10)
+    await world.configure(node_routes=NodeRoutes.BGP)
+    await world.pass_time(PARTING_S - 11)
+    world.table.written.clear()
+    world.speaker.take_down(world.host(2), notification=(6, 3))
+    await world.settle()
+    assert way(world, 2) == (world.hop(2),)
+    await world.pass_time(30)
+    assert way(world, 2) == (world.hop(2),)
+    await world.up(2)
+    await world.hear(2, [world.cidr(2)])
+    assert world.table.written == []
 
 
 async def test_from_direct_to_bgp_a_peer_that_never_speaks_is_not_waited_for_for_ever(world: World) -> None:

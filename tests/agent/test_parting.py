@@ -54,6 +54,8 @@ def test_a_session_that_somebody_took_away_ends_at_once(parting: Parting) -> Non
 def test_who_thinks_better_of_it_has_a_mesh_as_before(parting: Parting) -> None:
     sessions(parting, NodeRoutes.DIRECT, 100)
     assert sessions(parting, NodeRoutes.BGP, 101) == {ROUTER, *OTHERS}
+    assert parting.deadline == 101 + PARTING_S, "no session is relied upon until then: others may not have heard yet"
+    assert sessions(parting, NodeRoutes.BGP, 101 + PARTING_S) == {ROUTER, *OTHERS}
     assert parting.deadline is None
 
 

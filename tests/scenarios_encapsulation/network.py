@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,18 +88,11 @@ class Net:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
 
-    async def configure(self, *more: Mapping[str, Any], **network: Any) -> None:
-        """Have this be all that is configured, and wait until every node has taken it over."""
-        spec: dict[str, Any] = {"podCIDRs": list(POD_ADDRESSES.values()), "nodeRoutes": "Direct", **network}
-        objects = [bgp_configuration(), network_configuration(**spec), *more]
-        path = self.lab.manifests / "cluster.yaml"
-        text = yaml.safe_dump_all(objects)
-        if path.exists() and path.read_text() == text:
+    async def configure(self, *more: Mapping[str, Any], late: Collection[str] = (), **network: Any) -> None:
+        """Have this be all that is configured, and wait until every node has taken it over, but for those late."""
+        before = {node: await nodes.batches_taken(self.lab, node) for node in NODES if node not in late}
+        if not self.write(*more, **network):
             return
-        before = {node: await nodes.batches_taken(self.lab, node) for node in NODES}
-        temporary = path.with_suffix(".new")
-        temporary.write_text(text)
-        temporary.replace(path)
         for node, count in before.items():
             await eventually(
                 lambda node=node: nodes.batches_taken(self.lab, node),
@@ -107,6 +100,19 @@ class Net:
                 within_s=PATIENCE_S,
                 what=f"{node} read",
             )
+
+    def write(self, *more: Mapping[str, Any], **network: Any) -> bool:
+        """Have this be all that is configured; whether it is anything new."""
+        spec: dict[str, Any] = {"podCIDRs": list(POD_ADDRESSES.values()), "nodeRoutes": "Direct", **network}
+        objects = [bgp_configuration(), network_configuration(**spec), *more]
+        path = self.lab.manifests / "cluster.yaml"
+        text = yaml.safe_dump_all(objects)
+        if path.exists() and path.read_text() == text:
+            return False
+        temporary = path.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.replace(path)
+        return True
 
     async def installed(self, node: str, other: str, family: Family) -> InstalledRoute | None:
         """Return a node's route to the pods of another."""
