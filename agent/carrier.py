@@ -78,6 +78,7 @@ class Carrier:
         self._without_way: set[Target] = set()
         self._received: dict[Kind, int] = {}  # packets that had come out of devices when that was last of interest
         self._heard: dict[IPAddress, Tunnel] = {}
+        self._found_plain: set[IPAddress] = set()  # nodes that former routes led to without a tunnel
         self.has_trials = asyncio.Event()
         """Set where `trials` may have something to try."""
 
@@ -90,10 +91,14 @@ class Carrier:
         found: dict[IPAddress, Tunnel] = {}
         for prefix, hops in ways.items():
             name = ownership.pod_cidrs.get(prefix)
-            for outer in (hop.outer for hop in hops if name is not None and hop.outer.destination):
+            if name is None or name == node.name:
+                continue
+            for outer in (hop.outer for hop in hops if hop.outer.destination):
                 type_ = TunnelType.VXLAN if outer.vni else TunnelType.IPIP
-                tunnel = Tunnel(str(name), type_, EncapsulationMode.ALWAYS, outer.vni)
-                found[ip_address(outer.destination)] = tunnel
+                found[ip_address(outer.destination)] = Tunnel(name, type_, EncapsulationMode.ALWAYS, outer.vni)
+            address = config.nodes[name].address(prefix.family)
+            if address is not None and self._resolver.resolve(address).next_hops == hops:
+                self._found_plain.add(address)
         wanted = settle_tunnels(config, node, ownership)
         needed = {_KINDS[medium_of(*each)] for tunnels in (found, wanted) for each in tunnels.items()}
         left = await self.tunnels.present() - needed  # others may not have heard that they are used no more
@@ -114,11 +119,18 @@ class Carrier:
         reached: set[IPAddress] = set()
         if any(self._switchover.in_force.get(address) != tunnel for address, tunnel in wanted.items()):
             destinations, pod_cidrs = routed(), ownership.pod_cidrs.items()
-            addresses = (config.nodes[name].address(cidr.family) for cidr, name in pod_cidrs if cidr in destinations)
-            reached = {address for address in addresses if address is not None}
+            addresses = {config.nodes[name].address(cidr.family) for cidr, name in pod_cidrs if cidr in destinations}
+            reached = {address for address in wanted.keys() & addresses if self._would_move(address, wanted[address])}
         self._switchover.want(wanted, config.nodes, reached, self._now())
         await self._follow()
         return self._is_carried_otherwise()
+
+    def _would_move(self, address: IPAddress, tunnel: Tunnel) -> bool:
+        """Whether packets that have a way to a node would leave it for a tunnel."""
+        if tunnel.mode is EncapsulationMode.ALWAYS:
+            return True  # whichever way it is, a router's too
+        is_plain = self.has_resolved(address) or address in self._found_plain
+        return is_plain and not self._resolver.resolve(address).is_on_link
 
     async def tick(self) -> bool:
         """Do what is due; whether `recarry` is due, too."""

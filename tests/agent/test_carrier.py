@@ -375,6 +375,31 @@ async def test_who_had_no_way_before_waits_for_nobody(world: World) -> None:
     assert way(world, 3) == (tunnel(world, 3),)
 
 
+async def test_with_fallback_a_tunnel_is_tried_only_where_it_takes_the_place_of_another_way(world: World) -> None:
+    await world.configure(node_routes=NodeRoutes.BGP)
+    for number in (2, 3):
+        await world.up(number)
+        await world.hear(number, [world.cidr(number)])
+    assert way(world, 3) == (world.hop(ROUTER),)
+    await world.configure(encapsulation=FALLBACK)
+    assert [address for address, _ in world.carrier.trials()] == [world.host(3)]
+    again = following(world)
+    world.table.written.clear()
+    async with running(again):
+        await again.configure(encapsulation=FALLBACK)
+        assert [address for address, _ in again.carrier.trials()] == [world.host(3)]
+        for number in (2, 3):
+            await again.up(number)
+            await again.hear(number, [world.cidr(number)])
+        assert again.table.written == []
+        await again.answer(3)
+        assert (way(again, 2), way(again, 3)) == ((world.hop(2),), (tunnel(world, 3),))
+    third = following(again)
+    async with running(third):
+        await third.configure(encapsulation=FALLBACK)
+        assert third.carrier.trials() == {}
+
+
 async def test_what_a_router_carries_stays_with_it_until_the_other_end_answers(world: World) -> None:
     await world.with_routers(ROUTER, node_routes=NodeRoutes.DIRECT)
     await world.up(ROUTER)
