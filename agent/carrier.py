@@ -132,15 +132,16 @@ class Carrier:
         is_plain = self.has_resolved(address) or address in self._found_plain
         return is_plain and not self._resolver.resolve(address).is_on_link
 
-    async def tick(self) -> bool:
-        """Do what is due; whether `recarry` is due, too."""
+    async def tick(self, *, keeps_former: bool = False) -> bool:
+        """Do what is due; whether `recarry` is due, too. With `keeps_former` routes may lead to what nobody wants."""
         now, heard = self._now(), self._heard
         self._heard = {}
         before = self._switchover.in_force
         self._switchover.heard(heard, now)
         used: list[Medium] = []
         if self._switchover.next_deadline is not None and now >= self._switchover.next_deadline:
-            used = [medium for medium in self._switchover.lingering if await self._is_in_use_by_others(medium)]
+            lingering = self._switchover.lingering
+            used = [each for each in lingering if await self._is_in_use_by_others(each) or keeps_former]
         if not self._switchover.tick(now, used) and self._switchover.in_force is before:
             return False
         log.info(

@@ -152,7 +152,13 @@ class Sessions:
         else:
             self._act(peer, peer.retention.handle(RestartEvent.SESSION_UP, now))
         if self._deferral is not None:
-            self._deferral.session_up(event.peer, event.families, sends_end_of_rib=offer is not None, now=now)
+            self._deferral.session_up(
+                event.peer,
+                event.families,
+                sends_end_of_rib=offer is not None,
+                has_restarted=offer is not None and offer.restarted,
+                now=now,
+            )
         self._announcer.advertise(peer)
         self._announcer.finish(peer)
 

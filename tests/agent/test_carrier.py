@@ -482,6 +482,29 @@ async def test_an_agent_that_is_back_keeps_a_device_that_others_may_use_still(wo
         assert again.tunnels.devices == {}
 
 
+async def test_a_device_stays_while_routes_of_before_a_restart_lead_through_it(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS)
+    for number in (2, 3):
+        await world.up(number)
+        await world.hear(number, [world.cidr(number)])
+    again = following(world)
+    again.tunnels.left = {Kind.VXLAN}
+    async with running(again):
+        await again.configure()  # Never, in BGP: nobody has said anything yet
+        assert way(again, 2) == (tunnel(world, 2),)
+        await again.pass_time(LINGER_S)
+        await again.pass_time(LINGER_S)
+        assert way(again, 2) == (tunnel(world, 2),)
+        assert Kind.VXLAN in again.tunnels.devices
+        for number in (2, 3):
+            await again.up(number)
+            await again.hear(number, [again.cidr(number)])
+        assert way(again, 2) == (again.hop(2),)
+        again.tunnels.left = set()
+        await again.pass_time(LINGER_S)
+        assert again.tunnels.devices == {}
+
+
 def following(world: World) -> World:
     """Return the same node's next agent."""
     again = World(world.family, world.table)

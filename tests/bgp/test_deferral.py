@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgp.deferral import SETTLE_TIME_S, Deferral
+from bgp.deferral import RESTARTED_TIME_S, SETTLE_TIME_S, Deferral
 from bgp.path import PeerKey
 from inet.prefix import Family
 from tests.bgp.builders import V4, V6
@@ -131,3 +131,30 @@ def test_an_end_of_rib_of_a_peer_that_is_not_up_means_nothing() -> None:
 
 def test_with_nobody_to_hear_there_is_nothing_to_wait_for() -> None:
     assert deferral().waiting_for(0) == set()
+
+
+def test_two_that_have_restarted_do_not_wait_for_each_other() -> None:
+    """RFC 4724 section 4.1: excluding the ones with the "Restart State" bit set."""
+    waiting = deferral(ONE, TWO)
+    up(waiting, TWO)
+    waiting.session_up(ONE, Family, sends_end_of_rib=True, has_restarted=True, now=1)
+    for family in Family:
+        waiting.end_of_rib(TWO, family)
+    assert waiting.waiting_for(1) == {ONE}
+    assert waiting.next_deadline() == 1 + RESTARTED_TIME_S
+    assert waiting.waiting_for(1 + RESTARTED_TIME_S) == set()
+
+
+def test_one_that_has_restarted_and_says_that_it_is_done_is_waited_for_no_longer() -> None:
+    waiting = deferral(ONE)
+    waiting.session_up(ONE, Family, sends_end_of_rib=True, has_restarted=True, now=1)
+    for family in Family:
+        waiting.end_of_rib(ONE, family)
+    assert waiting.waiting_for(2) == set()
+
+
+def test_one_that_has_restarted_and_is_lost_again_is_waited_for() -> None:
+    waiting = deferral(ONE)
+    waiting.session_up(ONE, Family, sends_end_of_rib=True, has_restarted=True, now=1)
+    waiting.session_down(ONE)
+    assert waiting.waiting_for(1 + RESTARTED_TIME_S) == {ONE}
