@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from agent.vnis import RememberedVnis
 from bgp.carriage import (
     OVERHEAD,
     Carriage,
@@ -54,7 +55,15 @@ log = structlog.get_logger("tunnels")
 class Carrier:
     """See `Resolver`. Until the first `configure` it knows no tunnels."""
 
-    def __init__(self, resolver: Resolver, tunnels: Tunnels, backstops: Backstops, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        tunnels: Tunnels,
+        backstops: Backstops,
+        *,
+        now: Callable[[], float],
+        remembered: RememberedVnis | None = None,
+    ) -> None:
         self.node_paths = NodePaths()
         self.uplink_mtu: Callable[[], int | None] = lambda: None
         """The largest packet that every uplink takes, where somebody knows."""
@@ -63,6 +72,7 @@ class Carrier:
         self._resolver = resolver
         self.tunnels = tunnels
         self._backstops = backstops
+        self._remembered = remembered or RememberedVnis()
         self._now = now
         self._switchover = Switchover()
         self._config = BgpConfig()
@@ -105,7 +115,8 @@ class Carrier:
         families = {prefix.family for prefix in ownership.pod_cidrs_of(node.name)}
         media = {medium for medium, kind in _KINDS.items() if kind in left and medium.family in families}
         others = {FarEnd(address, name) for address, name in ownership.addresses.items() if name != node.name}
-        self._switchover.adopt(found, media, others if media else (), config.vxlan_vni if media else 0, self._now())
+        vnis = self._remembered.read() | ({config.vxlan_vni} if media else frozenset())
+        self._switchover.adopt(found, media, others if media else (), vnis, self._now())
 
     async def configure(
         self, config: BgpConfig, node: Node, ownership: Ownership, routed: Callable[[], Container[Prefix]] = frozenset
@@ -239,6 +250,7 @@ class Carrier:
             self.node_paths = paths
         await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
         problems = dict(self.tunnels.problems)
+        self._remembered.write(self._switchover.vnis)
         await self.tunnels.want(self._devices(), self._neighbours())
         for kind, problem in self.tunnels.problems.items():
             if problems.get(kind) != problem:

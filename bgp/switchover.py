@@ -103,7 +103,7 @@ class Switchover:
         found: Mapping[IPAddress, Tunnel],
         media: Iterable[Medium],
         far_ends: Iterable[FarEnd],
-        vni: int,
+        vnis: Iterable[int],
         now: float,
     ) -> None:
         """Take over what a former life left: tunnels that routes lead through, and what others may use still."""
@@ -111,7 +111,7 @@ class Switchover:
         self._follow(now)
         self._media.linger(set(media) - self._media.in_use, now)
         self._far_ends.linger(set(far_ends) - self._far_ends.in_use, now)
-        self._vnis.linger({vni} - {0} - self._vnis.in_use, now)
+        self._vnis.linger(set(vnis) - self._vnis.in_use, now)
 
     def want(
         self, wanted: Mapping[IPAddress, Tunnel], nodes: Container[str], reached: Container[IPAddress], now: float

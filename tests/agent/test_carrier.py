@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from agent.parting import PARTING_S
+from agent.vnis import RememberedVnis
 from bgp.carriage import hardware_address
 from bgp.config import Encapsulation, EncapsulationMode, NodeRoutes, TunnelType
 from bgp.switchover import LINGER_S, UNDERSTOOD_S, USE_UNHEARD_AFTER_S
@@ -482,6 +484,21 @@ async def test_an_agent_that_is_back_keeps_a_device_that_others_may_use_still(wo
         assert again.tunnels.devices == {}
 
 
+async def test_an_agent_that_is_back_understands_a_vni_that_others_may_use_still(world: World, tmp_path: Path) -> None:
+    file = RememberedVnis(tmp_path / "vnis.json")
+    once = following(world, file)
+    async with running(once):
+        await once.configure(mesh_enabled=False, encapsulation=ALWAYS, vxlan_vni=77)
+        await once.configure(vxlan_vni=78)
+        await once.answer(2, 3)
+    again = following(once, file)
+    async with running(again):
+        await again.configure(mesh_enabled=False, encapsulation=ALWAYS, vxlan_vni=78)
+        assert again.carrier.vnis == (77, 78)
+        await again.pass_time(UNDERSTOOD_S)
+        assert again.carrier.vnis == (78,)
+
+
 async def test_a_device_stays_while_routes_of_before_a_restart_lead_through_it(world: World) -> None:
     await world.configure(encapsulation=ALWAYS)
     for number in (2, 3):
@@ -505,9 +522,9 @@ async def test_a_device_stays_while_routes_of_before_a_restart_lead_through_it(w
         assert again.tunnels.devices == {}
 
 
-def following(world: World) -> World:
+def following(world: World, remembered: RememberedVnis | None = None) -> World:
     """Return the same node's next agent."""
-    again = World(world.family, world.table)
+    again = World(world.family, world.table, remembered)
     again.resolver.answers |= world.resolver.answers
     again.resolver.addresses |= world.resolver.addresses
     return again

@@ -145,7 +145,7 @@ def test_the_first_tunnels_to_nodes_that_are_reached_already_wait() -> None:
 
 def test_after_a_restart_in_the_middle_it_goes_on_where_it_was() -> None:
     switchover = Switchover()
-    switchover.adopt({N2: to(VXLAN, vni=7)[N2]}, {medium(IPIP)}, (), 0, 100.0)
+    switchover.adopt({N2: to(VXLAN, vni=7)[N2]}, {medium(IPIP)}, (), (), 100.0)
     switchover.want(to(VXLAN, vni=8), NODES, REACHED, 100.0)
     assert switchover.in_force == {N2: to(VXLAN, vni=7)[N2]}
     assert switchover.to_try == to(VXLAN, vni=8)
@@ -155,7 +155,7 @@ def test_after_a_restart_in_the_middle_it_goes_on_where_it_was() -> None:
 
 def test_after_a_restart_what_others_may_use_still_is_understood() -> None:
     switchover = Switchover()
-    switchover.adopt({}, {medium(VXLAN)}, {FarEnd(N2, "n2")}, 7, 100.0)
+    switchover.adopt({}, {medium(VXLAN)}, {FarEnd(N2, "n2")}, {7}, 100.0)
     switchover.want({}, NODES, REACHED, 100.0)
     assert (switchover.media, switchover.peers, switchover.vnis) == ({medium(VXLAN)}, {N2}, {7})
     switchover.tick(100.0 + LINGER_S)
