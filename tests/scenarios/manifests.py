@@ -13,8 +13,11 @@ _OWN_GROUP = "tortie.dev/v1alpha1"
 
 
 def bgp_configuration(**spec: Any) -> Manifest:
-    """Return the BGPConfiguration; sessions fail and come back within seconds."""
-    timers = {"holdTimeSeconds": 9, "connectRetryTimeSeconds": 1}
+    """Return the BGPConfiguration; sessions come back within seconds.
+
+    An ExaBGP that has not answered for a third of the hold time is given up: a busy machine may keep it waiting.
+    """
+    timers = {"holdTimeSeconds": 30, "connectRetryTimeSeconds": 1}
     return _own("BGPConfiguration", "default", {"timers": timers, **spec})
 
 

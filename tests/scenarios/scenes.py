@@ -148,7 +148,7 @@ def _racks() -> Scene:
         {
             "cluster.yaml": [
                 bgp_configuration(
-                    nodeMesh={"enabled": False}, timers={"holdTimeSeconds": 6, "connectRetryTimeSeconds": 1}
+                    nodeMesh={"enabled": False}, timers={"holdTimeSeconds": 12, "connectRetryTimeSeconds": 1}
                 )
             ],
             "racks.yaml": [
