@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from felix.nft.library import Library, LibraryError
 from inet.prefix import Family
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import Cluster
+
+# How long an example takes is the machine's affair, too.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(params=list(Family), ids=lambda family: family.label)
