@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster cluster-down cni image test test-cni test-kubernetes coverage lint format bench docs lock clean
+.PHONY: help setup demo cluster cluster-down cni image test test-cni test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
@@ -27,7 +27,7 @@ image: ## build the container image localhost/tortie:VERSION (needs podman or do
 
 test: setup ## every test this machine can run without a Kubernetes API server or containerd
 	@scripts/cni test
-	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd' --numprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd' --numprocesses 4 --dist loadfile --cov --cov-report=term
 
 test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@scripts/cni build || true # without it the tests are skipped, and say so
@@ -37,9 +37,6 @@ test-kubernetes: setup ## tests against a real API server, which is built the fi
 	@scripts/kubernetes-assets kube-scheduler kubelet >/dev/null
 	@scripts/cni build || true # without it some tests are skipped, and say so
 	@$(BIN)/python -m pytest -m kubernetes
-
-coverage: setup ## what `make test` runs of the code: a table, and half as much time again
-	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd' --numprocesses 4 --dist loadfile --cov --cov-report=term
 
 lint: setup ## formatting, rules, types, import contracts, generated pages, links
 	@$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -17,6 +18,8 @@ from bgp.path import Attributes, NextHopKey, Path, PeerKey, Source
 from bgp.rib import Rib
 from inet.prefix import Family, Prefix
 from tests.bgp.builders import OWN_ASN, V4, V6, attributes, rules, source
+
+pytestmark = pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
 
 PREFIXES: Final = [net.cidr(number) for net in (V4, V6) for number in (1, 2, 3, 4)]
 HOPS: Final = [NextHopKey(V4.host(number)) for number in (1, 2, 3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from policy.compiler import Deleted, Engine, Update
 from policy.nft import render, render_change, render_elements
 from policy.nftwalk import Table
 from tests.policy.clusters import HERE, Mirror, engine_of, footprint, frozen, key_of, remaining, updates
+
+pytestmark = pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
 
 SEQUENCES = st.lists(st.lists(updates, max_size=6), min_size=1, max_size=8)
 

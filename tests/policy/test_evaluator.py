@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from policy.nft import render
 from policy.nftwalk import Table, Traffic
 from tests.policy.clusters import HERE, clusters, engine_of, packets
 from tests.policy.oracle import Oracle
+
+pytestmark = pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
 
 
 def crossing(ruleset: Ruleset, packet: Packet) -> Traffic:

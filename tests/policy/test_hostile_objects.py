@@ -124,6 +124,7 @@ def read(decode: Decode, raw: Mapping[str, Any]) -> Update | tuple[FieldError, .
         return refused.errors
 
 
+@pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
 @pytest.mark.parametrize("kind", SUBJECTS)
 @given(data=st.data())
 @settings(max_examples=250, deadline=None)
@@ -167,6 +168,7 @@ def test_a_value_of_another_type_anywhere_is_read_or_refused(kind: str, value: o
         assert read(decode, broken) != ()
 
 
+@pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
 @pytest.mark.parametrize("kind", SUBJECTS)
 @given(raw=st.dictionaries(st.sampled_from(["metadata", "spec", "status"]), JSON))
 @settings(max_examples=150, deadline=None)

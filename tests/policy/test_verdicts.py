@@ -23,6 +23,7 @@ def raw_cases(file: str) -> list[dict[str, Any]]:
     return cases
 
 
+@pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
 @pytest.mark.parametrize("spread_over", [1, 3], ids=["one node", "three nodes"])
 @pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
 @pytest.mark.parametrize("engine", ENGINES)
@@ -34,6 +35,7 @@ def test_every_probe_gets_its_verdict(file: str, engine: str, family: Family, sp
     assert len(results) == FILES[file]
 
 
+@pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
 @pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
 @pytest.mark.parametrize("file", FILES)
 def test_every_step_of_a_sequence_ends_where_starting_afresh_does(file: str, family: Family) -> None:
