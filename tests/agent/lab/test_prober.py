@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
+import signal
 import socket
 import struct
 import sys
@@ -192,6 +194,25 @@ async def test_an_answer_that_comes_after_the_last_packet_still_counts(family: F
             server.answer_all()
             await asyncio.wait((report,), timeout=0.05)
         assert report.result()["lost"] == []
+
+
+def waiting_bytes(family: Family, port: int) -> int:
+    """Return what waits to be read at a port, as the kernel counts it (/proc/net/udp: tx_queue:rx_queue)."""
+    lines = Path("/proc/net", "udp" if family is Family.IPV4 else "udp6").read_text().splitlines()[1:]
+    fields = next(fields for fields in map(str.split, lines) if fields[1].endswith(f":{port:04X}"))
+    return int(fields[4].partition(":")[2], 16)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a buffer beyond net.core.rmem_max needs root")
+async def test_an_echo_that_gets_no_processor_for_a_while_loses_nothing(family: Family) -> None:
+    async with program("echo", LOOPBACK[family]) as echo:
+        port = await line(echo)
+        async with sending(family, port.strip(), 4) as sender:
+            echo.send_signal(signal.SIGSTOP)
+            await eventually(lambda: waiting_bytes(family, int(port)), (1 << 20).__le__, what="packets that wait")
+            echo.send_signal(signal.SIGCONT)
+            report = await ended(sender)
+    assert report["lost"] == []
 
 
 @pytest.mark.parametrize("words", [(), ("echo",), ("send", "127.0.0.1"), ("probe", "127.0.0.1")])
