@@ -167,14 +167,18 @@ class NodePolicy:
             self.engine.apply(pod)
         self.wake()
 
-    async def enforced(self, attachment: Attachment) -> None:
+    async def enforced(self, attachment: Attachment) -> bool:
         """Wait until the kernel judges what an interface sends and gets by what its pod may; for ever if it never does.
 
-        What was taken over before the call counts, what comes later may not.
+        What was taken over before the call counts, what comes later may not. False: the interface was taken away, or it
+        or its addresses were wired anew.
         """
         begun = self._rounds
-        while self._written_round <= begun or not self._is_endpoint(attachment):
+        while is_held := self.attachments.get(attachment.slot) == attachment:
+            if self._written_round > begun and self._is_endpoint(attachment):
+                break
             await self._round_done.wait()
+        return is_held
 
     def is_enforced(self, attachment: Attachment) -> bool:
         """Whether the kernel judges what an interface sends and gets, as far as anybody knows."""

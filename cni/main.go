@@ -73,6 +73,9 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if err := conf.readResult(); err != nil {
+		return err
+	}
 	if conf.Prepare {
 		return prepare(args, conf)
 	}
@@ -90,6 +93,9 @@ func add(args *skel.CmdArgs) error {
 func check(args *skel.CmdArgs) error {
 	conf, err := parse(args.StdinData)
 	if err != nil || conf.Prepare {
+		return err
+	}
+	if err := conf.readResult(); err != nil {
 		return err
 	}
 	wanted, err := attachmentOf(args, conf)
@@ -120,7 +126,7 @@ func gc(args *skel.CmdArgs) error {
 	for _, each := range conf.ValidAttachments {
 		valid = append(valid, attachment{ContainerID: each.ContainerID, IfName: each.IfName})
 	}
-	_ = conf.agent().post("gc", map[string]any{"attachments": valid}, shortTimeout, 0)
+	_ = conf.agent().post("gc", map[string]any{"network": conf.Name, "attachments": valid}, shortTimeout, 0)
 	return nil
 }
 
@@ -137,10 +143,16 @@ func parse(data []byte) (*config, error) {
 	if err := json.Unmarshal(data, conf); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "tortie-cni: its part of the network configuration is no JSON of the right form", err.Error())
 	}
-	if err := version.ParsePrevResult(&conf.PluginConf); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "tortie-cni: prevResult is not of the configuration's CNI version", err.Error())
-	}
 	return conf, nil
+}
+
+// readResult takes over what the plugins before said. DEL, GC and STATUS go without: a result that somebody wrote down
+// long ago must keep no pod from being removed.
+func (c *config) readResult() error {
+	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
+		return types.NewError(types.ErrDecodingFailure, "tortie-cni: prevResult is not of the configuration's CNI version", err.Error())
+	}
+	return nil
 }
 
 // attachmentOf gathers what the agent has to know of the pod: names from the kubelet, wires from the plugins before.

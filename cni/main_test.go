@@ -159,6 +159,67 @@ func TestAddTellsTheAgentAndPassesTheResultOn(t *testing.T) {
 	}
 }
 
+// Each version's result, with everything it may hold: what a plugin does not know it would leave out.
+var results = map[string]string{
+	"0.3.1": `{
+		"cniVersion": "0.3.1",
+		"interfaces": [{"name": "veth1", "mac": "aa:00:00:00:00:01"}, {"name": "eth0", "sandbox": "/run/netns/x"}],
+		"ips": [
+			{"version": "4", "interface": 1, "address": "10.42.0.5/24", "gateway": "10.42.0.1"},
+			{"version": "6", "interface": 1, "address": "fd42::5/64", "gateway": "fd42::1"}
+		],
+		"routes": [{"dst": "0.0.0.0/0", "gw": "10.42.0.1"}],
+		"dns": {"nameservers": ["10.43.0.10"], "search": ["svc.cluster.local"]}
+	}`,
+	"0.4.0": `{
+		"cniVersion": "0.4.0",
+		"interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": "/run/netns/x"}],
+		"ips": [{"version": "4", "interface": 1, "address": "10.42.0.5/24"}, {"version": "6", "interface": 1, "address": "fd42::5/64"}],
+		"routes": [{"dst": "::/0"}],
+		"dns": {}
+	}`,
+	"1.0.0": prevResult,
+	"1.1.0": `{
+		"cniVersion": "1.1.0",
+		"interfaces": [
+			{"name": "veth1", "mac": "aa:00:00:00:00:01", "mtu": 8950},
+			{"name": "eth0", "mac": "aa:00:00:00:00:02", "mtu": 8950, "sandbox": "/run/netns/x", "socketPath": "/s", "pciID": "0000:00:1f.6"}
+		],
+		"ips": [
+			{"interface": 1, "address": "10.42.0.5/24", "gateway": "10.42.0.1"},
+			{"interface": 1, "address": "fd42::5/64", "gateway": "fd42::1"}
+		],
+		"routes": [{"dst": "0.0.0.0/0", "mtu": 1500, "advmss": 1460, "priority": 5, "table": 100, "scope": 253}],
+		"dns": {"domain": "cluster.local"}
+	}`,
+}
+
+func TestTheResultOfEachVersionIsPassedOnUnchanged(t *testing.T) {
+	for version, result := range results {
+		socket, asked := fakeAgent(t, http(200, "{}"))
+		args := wired(socket)
+		args.StdinData = []byte(fmt.Sprintf(`{"cniVersion": %q, "name": "tortie", "type": "tortie-cni", "socket": %q, "prevResult": %s}`, version, socket, result))
+		text, err := printed(t, func() error { return add(args) })
+		if err != nil {
+			t.Fatalf("%s: %v", version, err)
+		}
+		if told := <-asked; !strings.Contains(told.body, `"addresses":["10.42.0.5","fd42::5"],"hostInterface":"veth1"`) {
+			t.Errorf("%s: told %s", version, told.body)
+		}
+		var before, after map[string]any
+		json.Unmarshal([]byte(result), &before)
+		if err := json.Unmarshal([]byte(text), &after); err != nil {
+			t.Fatalf("%s: %v: %s", version, err, text)
+		}
+		if _, has := before["dns"]; !has {
+			delete(after, "dns") // empty
+		}
+		if one, other := fmt.Sprint(before), fmt.Sprint(after); one != other {
+			t.Errorf("%s: the result was changed:\n%s\n%s", version, one, other)
+		}
+	}
+}
+
 func TestTheTimeLimitOfTheConfigurationIsHandedOver(t *testing.T) {
 	socket, asked := fakeAgent(t, http(200, "{}"))
 	args := arguments(socket, `, "timeoutSeconds": 2.5, "prevResult": `+prevResult)
@@ -289,13 +350,27 @@ func TestDelNeedsNoPreviousResultAndNoPodName(t *testing.T) {
 	}
 }
 
+func TestDelAndGCNeedNoResultThatCanBeRead(t *testing.T) {
+	for _, result := range []string{`{"cniVersion": "7.0.0"}`, `{"cniVersion": "1.0.0", "ips": [{"address": "nowhere"}]}`} {
+		args := arguments("/nowhere/cni.sock", `, "prevResult": `+result)
+		for _, run := range []func(*skel.CmdArgs) error{del, gc} {
+			if err := run(args); err != nil {
+				t.Errorf("%s: %v", result, err)
+			}
+		}
+		if err := add(args); err == nil {
+			t.Errorf("%s: ADD took it", result)
+		}
+	}
+}
+
 func TestGCHandsOverWhatIsStillValid(t *testing.T) {
 	socket, asked := fakeAgent(t, http(200, "{}"))
 	valid := `, "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c2", "ifname": "eth0"}]`
 	if err := gc(arguments(socket, valid)); err != nil {
 		t.Fatal(err)
 	}
-	wanted := `{"attachments":[{"containerID":"c1","ifName":"eth0"},{"containerID":"c2","ifName":"eth0"}]}`
+	wanted := `{"attachments":[{"containerID":"c1","ifName":"eth0"},{"containerID":"c2","ifName":"eth0"}],"network":"tortie"}`
 	if told := <-asked; told.line != "POST /v1/cni/gc HTTP/1.0" || told.body != wanted {
 		t.Errorf("told %v", told)
 	}

@@ -72,6 +72,7 @@ class FakePodLinks:
     def __init__(self) -> None:
         self.links: dict[str, PodLink] = {}
         self.error = 0  # errno of every change
+        self.settled: list[int] = []  # by ifindex, in the order of the calls
 
     def wire(self, name: str, *addresses: bytes) -> int:
         """Make a link that leads to addresses; return its ifindex."""
@@ -100,7 +101,10 @@ class FakePodLinks:
         return False
 
     async def settle(self, link: int) -> None:
-        """Do nothing."""
+        """Note it."""
+        self.settled.append(link)
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
 
     async def marked(self) -> Sequence[PodLink]:
         """Return the links that bear an alias."""

@@ -90,11 +90,13 @@ class NodeCni:
         )
 
     def hindrance(self) -> str:
-        """Why there can be no conflist; empty where there can."""
+        """Why this node can take no pod; empty where it can. Addresses are our business where the conflist is."""
         if reason := self.network.hindrance():
             return reason
         if not self._facts.is_synced():
             return "the objects have not been read yet"
+        if self._options.conf_dir is None:
+            return ""
         if not self._facts.pod_cidrs():
             return "this Node has no podCIDRs: its pods can have no address (is allocate-node-cidrs on?)"
         if self._facts.mtu() is None:
@@ -178,5 +180,6 @@ async def open_cni(options: CniOptions, run_dir: Path, policy: NodePolicy, facts
     with contextlib.closing(KernelPodLinks()) as links:
         network = PodNetwork(policy, links)
         await network.adopt()
-        async with serve_cni(network, run_dir / SOCKET_NAME):
-            yield NodeCni(options, run_dir, network, links, facts)
+        node = NodeCni(options, run_dir, network, links, facts)
+        async with serve_cni(network, run_dir / SOCKET_NAME, node.hindrance):
+            yield node

@@ -22,6 +22,7 @@ import structlog
 
 from agent import metrics
 from agent.cni.attachments import Attachment, Slot, alias_of, from_alias
+from agent.cni.conflist import NETWORK
 from agent.cni.links import PodLinks
 from agent.enforcement import NodePolicy
 from inet.prefix import Family
@@ -94,10 +95,11 @@ class PodNetwork:
         self._policy.attach(attachment)
         try:
             async with asyncio.timeout(limit_s):
-                await self._policy.enforced(attachment)
+                is_held = await self._policy.enforced(attachment)
         except TimeoutError:
             reason = self._why_not(attachment)
-            self._policy.detach([attachment.slot])
+            if self._policy.attachments.get(attachment.slot) == attachment:  # not one that was wired anew
+                self._policy.detach([attachment.slot])
             log.warning("cni.add_timed_out", pod=wired.pod, container=wired.slot.container, reason=reason)
             raise RefusalError(
                 f"pod {wired.pod} gets no network yet, after {limit_s:g} s: {reason}",
@@ -105,6 +107,12 @@ class PodNetwork:
             ) from None
         finally:
             metrics.CNI_ADD_SECONDS.observe(time.monotonic() - began)
+        if not is_held:
+            raise RefusalError(
+                f"container {wired.slot.container} of pod {wired.pod} was deleted, or its network made anew, "
+                "before its policy was in force",
+                TRY_AGAIN_LATER,
+            )
         log.info("cni.added", pod=wired.pod, container=wired.slot.container, link=wired.host_interface)
         if any(8 * len(each) == Family.IPV6.bits for each in attachment.addresses):
             # The plugin need not wait: containers start later.
@@ -158,8 +166,13 @@ class PodNetwork:
             self._policy.detach([slot])
             log.info("cni.deleted", container=slot.container)
 
-    def keep(self, valid: Collection[Slot]) -> None:
-        """Forget every interface that is not among those the runtime knows."""
+    def keep(self, valid: Collection[Slot], network: str) -> None:
+        """Forget every interface that is not among those the runtime knows.
+
+        It says so network by network. Those of another than ours are looked after by their links alone.
+        """
+        if network != NETWORK:
+            return
         stale = [each.slot for each in self._policy.attachments.all if each.slot not in valid]
         if stale:
             self._policy.detach(stale)

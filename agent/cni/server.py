@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from agent.cni.attachments import Slot
+from agent.cni.conflist import NETWORK
 from agent.cni.podnetwork import INTERNAL, NOT_AVAILABLE, PodNetwork, RefusalError, Wired
 from agent.control import only_owner, start_runner
 
@@ -60,16 +61,17 @@ class WiredRequest(SlotRequest, frozen=True):
 
 
 class KeepRequest(msgspec.Struct, frozen=True):
-    """Every interface that the runtime knows."""
+    """Every interface of a network that the runtime knows."""
 
     attachments: list[SlotRequest]
+    network: str = NETWORK
 
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 
-def cni_app(network: PodNetwork) -> web.Application:
-    """Return what the socket serves."""
+def cni_app(network: PodNetwork, hindrance: Callable[[], str]) -> web.Application:
+    """Return what the socket serves. `hindrance` says why this node can take no pod just now, if it cannot."""
 
     async def add(asked: WiredRequest) -> None:
         await network.add(asked.wired, min(asked.timeout_seconds, _LONGEST_WAIT_S))
@@ -81,10 +83,10 @@ def cni_app(network: PodNetwork) -> web.Application:
         network.delete(asked.slot)
 
     async def keep(asked: KeepRequest) -> None:
-        network.keep({each.slot for each in asked.attachments})
+        network.keep({each.slot for each in asked.attachments}, asked.network)
 
     async def status(_request: web.Request) -> web.Response:
-        reason = network.hindrance()
+        reason = hindrance()
         return _refused(reason, NOT_AVAILABLE) if reason else _agreed()
 
     app = web.Application()
@@ -125,10 +127,10 @@ def _refused(reason: str, code: int = INTERNAL, status: int = 503) -> web.Respon
 
 
 @contextlib.asynccontextmanager
-async def serve_cni(network: PodNetwork, socket: Path) -> AsyncIterator[None]:
+async def serve_cni(network: PodNetwork, socket: Path, hindrance: Callable[[], str]) -> AsyncIterator[None]:
     """Serve until the block ends. Raises OSError where the socket cannot be had."""
     async with contextlib.AsyncExitStack() as stack:
-        runner = await start_runner(stack, cni_app(network))
+        runner = await start_runner(stack, cni_app(network, hindrance))
         with only_owner():
             await web.UnixSite(runner, str(socket)).start()
         stack.callback(socket.unlink, missing_ok=True)

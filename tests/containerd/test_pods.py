@@ -44,10 +44,10 @@ class KillingAgents:
         return sandbox
 
 
-def judged(machine: Machine) -> set[str]:
+def judged(machine: Machine, direction: str = "from") -> set[str]:
     """Return the addresses of pods that the kernel has rules for."""
     found = set()
-    for name in ("from_pod4", "from_pod6"):
+    for name in (f"{direction}_pod4", f"{direction}_pod6"):
         answer = machine.inside("nft", "-j", "list", "map", "inet", "tortie", name)
         elements = json.loads(answer)["nftables"][1]["map"].get("elem", [])
         found |= {each["elem"]["val"] if isinstance(each, dict) else _key(each) for each in elements}
@@ -190,12 +190,16 @@ def test_what_is_taken_away_while_the_agent_is_away_is_not_missed(machine: Machi
 def test_gc_makes_the_agent_forget_whatever_the_runtime_forgot(machine: Machine) -> None:
     machine.give_pods("kept", "lost")
     kept, _ = (run_as_kubelets_do(machine, name) for name in ("kept", "lost"))
+    both = judged(machine)
+    assert plugin(machine, "GC", name="another", **{"cni.dev/valid-attachments": []}) == (0, None)
+    assert plugin(machine, "STATUS") == (0, None)
+    assert judged(machine) == both
     valid = [{"containerID": kept, "ifname": "eth0"}]
     assert plugin(machine, "GC", **{"cni.dev/valid-attachments": valid}) == (0, None)
     machine.eventually(lambda: judged(machine) == set(machine.runtime.addresses(kept)), "rules for the kept pod alone")
 
 
-def test_check_finds_a_pod_as_it_was_added_and_a_link_that_somebody_unmarked(machine: Machine) -> None:
+def test_check_finds_a_pod_as_it_was_added_or_mended_and_a_link_that_somebody_unmarked(machine: Machine) -> None:
     machine.give_pods("checked")
     sandbox = run_as_kubelets_do(machine, "checked")
     result = machine.cached_result(sandbox)
@@ -205,6 +209,11 @@ def test_check_finds_a_pod_as_it_was_added_and_a_link_that_somebody_unmarked(mac
         return plugin(machine, "CHECK", "1.0.0", arguments, prevResult=result)
 
     assert check() == (0, None)
+    for address in machine.runtime.addresses(sandbox):
+        name = "to_pod6" if ":" in address else "to_pod4"
+        machine.inside("nft", f"delete element inet tortie {name} {{ {address} }}")
+    machine.eventually(lambda: set(machine.runtime.addresses(sandbox)) <= judged(machine, "to"), "the rules again")
+    machine.eventually(lambda: check() == (0, None), "a pod that is whole")
     (link,) = (each["name"] for each in result["interfaces"] if not each.get("sandbox"))
     machine.ip("link", "set", link, "group", "0")
     status, answer = check()

@@ -13,7 +13,7 @@ from agent.cni.attachments import Attachment, Slot
 from agent.cni.conflist import FILE_NAME, VERSIONS_FILE
 from agent.cni.leases import GRACE_S
 from agent.cni.links import FakePodLinks
-from agent.cni.node import CniOptions, NodeCni, NodeFacts
+from agent.cni.node import NO_RUNTIME, CniOptions, NodeCni, NodeFacts
 from agent.cni.podnetwork import PodNetwork
 from agent.enforcement import NodePolicy
 from agent.lab.wait import eventually
@@ -95,6 +95,14 @@ async def test_the_conflist_follows_pod_cidrs_and_mtu(stage: Stage) -> None:
         stage.mtu = 8950
         stage.cni.wake()
         await eventually(stage.file.read_text, lambda text: '"mtu": 8950' in text, within_s=20, what="the new MTU")
+
+
+async def test_a_runtime_with_a_conflist_of_its_own_waits_for_objects_alone(stage: Stage) -> None:
+    facts = NodeFacts(list, lambda: None, lambda: stage.synced)
+    cni = NodeCni(NO_RUNTIME, stage.run, PodNetwork(stage.policy, stage.links), stage.links, facts)
+    assert cni.hindrance() == ""
+    stage.synced = False
+    assert cni.hindrance() == "the objects have not been read yet"
 
 
 async def test_a_node_without_pod_cidrs_waits_and_says_so(stage: Stage) -> None:

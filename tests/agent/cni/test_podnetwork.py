@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent.cni.attachments import Attachment, Slot
+from agent.cni.conflist import NETWORK
 from agent.cni.links import FakePodLinks
 from agent.cni.podnetwork import (
     INTERNAL,
@@ -141,6 +142,51 @@ async def test_the_same_add_again_is_answered_again(world: CniWorld) -> None:
     assert len(world.network.attachments) == 1
 
 
+async def test_a_sandbox_deleted_while_it_is_added_is_refused_at_once_and_leaves_nothing(world: CniWorld) -> None:
+    await world.tell(*world.base())
+    adding = world.start_add(world.wired("b", 3))
+    await world.settle()
+    world.network.delete(Slot("c1", "eth0"))
+    with pytest.raises(RefusalError, match="container c1 of pod x/b was deleted, or its network made anew") as said:
+        await adding
+    assert said.value.code == TRY_AGAIN_LATER
+    await world.tell(world.unaddressed("b"))
+    assert world.verdict("to", 3) is None
+
+
+async def test_a_sandbox_wired_anew_is_not_cut_off_by_the_end_of_its_first_add(world: CniWorld) -> None:
+    await world.tell(*world.base())
+    first = world.start_add(world.wired("b", 3))
+    await world.settle()
+    second = world.start_add(world.wired("b", 4))
+    with pytest.raises(RefusalError, match="made anew"):
+        await first
+    await world.tell(world.unaddressed("b"))
+    await second
+    assert (world.verdict("to", 3), world.verdict("to", 4) is None) == (None, False)
+
+
+async def test_an_address_given_to_another_sandbox_ends_the_add_before(world: CniWorld) -> None:
+    await world.tell(*world.base(), world.unaddressed("b"))
+    first = world.start_add(world.wired("a", 3))
+    await world.settle()
+    await world.network.add(world.wired("b", 3, container="c2"), PATIENCE_S)
+    with pytest.raises(RefusalError, match="made anew"):
+        await first
+    assert world.verdict("to", 3) is not None
+
+
+async def test_the_gateway_is_settled_for_pods_with_ipv6_and_harms_nobody_where_it_fails(world: CniWorld) -> None:
+    await world.tell(*world.base(), world.unaddressed("b"))
+    wired = world.wired("b", 3)
+    adding = world.start_add(wired)
+    await world.settle()
+    world.links.error = errno.EPERM  # the link is marked by now
+    await adding
+    await asyncio.sleep(0)
+    assert world.links.settled == ([world.links.find("v3")] if world.family is Family.IPV6 else [])
+
+
 async def test_many_adds_at_once_all_end(world: CniWorld) -> None:
     await world.tell(*world.base(), *(world.unaddressed(f"p{n}", uid=f"u{n}") for n in range(2, 52)))
     wired = [world.wired(f"p{n}", n, container=f"c{n}", uid=f"u{n}") for n in range(2, 52)]
@@ -175,11 +221,14 @@ async def test_an_address_given_to_the_next_pod_is_judged_by_what_that_one_may(w
     assert verdict.comment == "x/b"
 
 
-async def test_gc_forgets_what_the_runtime_no_longer_knows(world: CniWorld) -> None:
+async def test_gc_forgets_what_the_runtime_no_longer_knows_of_our_network(world: CniWorld) -> None:
     await world.tell(*world.base(), world.unaddressed("a"), world.unaddressed("b"))
     await world.network.add(world.wired("a", 2), PATIENCE_S)
     await world.network.add(world.wired("b", 3, container="c2"), PATIENCE_S)
-    world.network.keep({Slot("c2", "eth0")})
+    world.network.keep(set(), "another")
+    await world.settle()
+    assert world.verdict("to", 2) is not None
+    world.network.keep({Slot("c2", "eth0")}, NETWORK)
     await world.settle()
     assert (world.verdict("to", 2), world.verdict("to", 3) is None) == (None, False)
 
@@ -248,3 +297,18 @@ async def test_check_finds_what_is_not_as_it_was(world: CniWorld) -> None:
     await expect("policy of pod x/b is not in force: pod x/b is not known", TRY_AGAIN_LATER)
     world.policy.attach(Attachment(wired.slot, "x/other", "", wired.addresses, 10))
     await expect("container c1 is x/other", INTERNAL)
+
+
+async def test_check_says_that_rules_somebody_removed_are_missing_until_they_are_back(world: CniWorld) -> None:
+    await world.tell(*world.base(), world.unaddressed("b"))
+    await world.network.add(world.wired("b", 3), PATIENCE_S)
+    world.kernel.table.fail_next("no room", 3)
+    world.kernel.flush_ruleset()
+    await world.settle()
+    with pytest.raises(RefusalError, match=r"policy of pod x/b is not in force: .*no room") as said:
+        await world.network.check(world.wired("b", 3))
+    assert said.value.code == TRY_AGAIN_LATER
+    for _ in range(4):
+        await world.pass_time(60)
+    await world.network.check(world.wired("b", 3))
+    assert world.verdict("to", 3) is not None

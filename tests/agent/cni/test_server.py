@@ -35,8 +35,8 @@ class Network(PodNetwork):
     def delete(self, slot: Slot) -> None:
         self.told.append(slot)
 
-    def keep(self, valid: Any) -> None:
-        self.told.append(valid)
+    def keep(self, valid: Any, network: str) -> None:
+        self.told.append((network, valid))
 
     def hindrance(self) -> str:
         return self.reason
@@ -49,7 +49,7 @@ def network() -> Network:
 
 @pytest.fixture
 async def socket(network: Network, tmp_path: Path) -> AsyncIterator[Path]:
-    async with serve_cni(network, tmp_path / "cni.sock"):
+    async with serve_cni(network, tmp_path / "cni.sock", network.hindrance):
         yield tmp_path / "cni.sock"
 
 
@@ -85,7 +85,8 @@ async def test_what_the_plugin_says_arrives(socket: Path, network: Network) -> N
     assert await post(socket, "check", POD) == (200, {})
     assert await post(socket, "del", slot) == (200, {})
     assert await post(socket, "gc", {"attachments": [slot]}) == (200, {})
-    assert network.told == [(WIRED, 3.0), WIRED, WIRED.slot, {WIRED.slot}]
+    assert await post(socket, "gc", {"attachments": [], "network": "other"}) == (200, {})
+    assert network.told == [(WIRED, 3.0), WIRED, WIRED.slot, ("tortie", {WIRED.slot}), ("other", set())]
 
 
 async def test_a_refusal_is_passed_on_with_its_code(socket: Path, network: Network) -> None:
@@ -130,6 +131,6 @@ async def test_status_says_why_no_pod_can_be_taken(socket: Path, network: Networ
 
 
 async def test_the_socket_goes_with_its_server(tmp_path: Path, network: Network) -> None:
-    async with serve_cni(network, tmp_path / "cni.sock"):
+    async with serve_cni(network, tmp_path / "cni.sock", network.hindrance):
         pass
     assert not (tmp_path / "cni.sock").exists()
