@@ -65,8 +65,8 @@ def _targets() -> dict[Line, float]:
     at_most(110, idle.NAME, idle.case_name(4), idle.MEMORY)
     at_most(0.5, idle.NAME, idle.case_name(4), idle.CPU)
     for case in cni.CASES:
-        at_most(150, cni.NAME, case, cni.WHOLE)
-        at_most(20, cni.NAME, case, cni.OWN_PART)
+        at_most(cni.MOST_WHOLE_MS, cni.NAME, case, cni.WHOLE)
+        at_most(cni.MOST_OWN_MS, cni.NAME, case, cni.OWN_PART)
     for (case, quantity), limit in encapsulation.LIMITS.items():
         at_most(limit, encapsulation.NAME, case, quantity)
     for case, (_, graceful) in restart.CASES.items():
