@@ -23,6 +23,9 @@ USE_UNHEARD_AFTER_S: Final = 300.0
 LINGER_S: Final = 30.0
 UNDERSTOOD_S: Final = 600.0
 
+_FAMILY: Final = {4: Family.IPV4, 6: Family.IPV6}
+_NO_TUNNELS: Final[Mapping[IPAddress, Tunnel]] = {}
+
 T = TypeVar("T")
 
 
@@ -95,7 +98,8 @@ class Switchover:
         self._wanted: Mapping[IPAddress, Tunnel] = {}
         self._unheard: dict[IPAddress, float] = {}  # what is wanted and not in force, until when
         self._media: _Lingering[Medium] = _Lingering(LINGER_S)
-        self._far_ends: _Lingering[FarEnd] = _Lingering(UNDERSTOOD_S)
+        self._peers: _Lingering[IPAddress] = _Lingering(UNDERSTOOD_S)
+        self._former: dict[IPAddress, str] = {}  # whose those were that linger
         self._vnis: _Lingering[int] = _Lingering(UNDERSTOOD_S)
 
     def adopt(
@@ -110,7 +114,8 @@ class Switchover:
         self.in_force = found
         self._follow(now)
         self._media.linger(set(media) - self._media.in_use, now)
-        self._far_ends.linger(set(far_ends) - self._far_ends.in_use, now)
+        self._former = {end.address: end.node for end in far_ends if end.address not in self._peers.in_use}
+        self._peers.linger(self._former, now)
         self._vnis.linger(set(vnis) - self._vnis.in_use, now)
 
     def want(
@@ -120,12 +125,14 @@ class Switchover:
 
         `nodes` are all there are, and `reached` those addresses that packets for pods have a way to without a tunnel.
         """
-        heard = {_what(address, tunnel) for address, tunnel in self.in_force.items()}
+        former_tunnels = self.tunnels
+        moved = {address: tunnel for address, tunnel in wanted.items() if self.in_force.get(address) != tunnel}
+        heard = {_what(address, tunnel) for address, tunnel in self.in_force.items()} if moved else frozenset()
         in_force: dict[IPAddress, Tunnel] = {}
         unheard: dict[IPAddress, float] = {}
         for address, tunnel in wanted.items():
             former = self.in_force.get(address)
-            if _what(address, tunnel) in heard or (former is None and address not in reached):
+            if address not in moved or _what(address, tunnel) in heard or (former is None and address not in reached):
                 in_force[address] = tunnel
                 continue
             is_same_wish = address in self._unheard and self._wanted.get(address) == tunnel
@@ -135,10 +142,10 @@ class Switchover:
         self._wanted, self._unheard = wanted, unheard
         if in_force != self.in_force:
             self.in_force = in_force
-        self._follow(now)
-        for end, until in self._far_ends.until.items():
-            if end.node not in nodes:  # its address may be anybody's by and by
-                self._far_ends.until[end] = min(until, now + LINGER_S)
+        self._follow(now, former_tunnels)
+        for address, until in self._peers.until.items():
+            if self._former[address] not in nodes:  # its address may be anybody's by and by
+                self._peers.until[address] = min(until, now + LINGER_S)
 
     @property
     def to_try(self) -> dict[IPAddress, Tunnel]:
@@ -153,17 +160,18 @@ class Switchover:
         """Do what is due; whether anything was. `used` are media that packets came by since the last time."""
         if self.next_deadline is None or now < self.next_deadline:
             return False
-        before = (self.in_force, self.media, set(self._far_ends), self.vnis)
+        before = (self.in_force, self.media, self.peers, self.vnis)
         self._media.linger(self._media.until.keys() & set(used), now)
-        for lingering in (self._media, self._far_ends, self._vnis):
+        for lingering in (self._media, self._peers, self._vnis):
             lingering.expire(now)
+        self._former = {address: self._former[address] for address in self._peers.until}
         self._use([address for address, until in self._unheard.items() if now >= until], now)
-        return before != (self.in_force, self.media, set(self._far_ends), self.vnis)
+        return before != (self.in_force, self.media, self.peers, self.vnis)
 
     @property
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        lingering = (self._media.until, self._far_ends.until, self._vnis.until)
+        lingering = (self._media.until, self._peers.until, self._vnis.until)
         return min((*self._unheard.values(), *(until for each in lingering for until in each.values())), default=None)
 
     @property
@@ -179,12 +187,13 @@ class Switchover:
     @property
     def far_ends(self) -> Iterator[FarEnd]:
         """Where tunnels lead, or led; what is in use comes last."""
-        return iter(self._far_ends)
+        yield from (FarEnd(address, self._former[address]) for address in self._peers.until)
+        yield from (FarEnd(address, tunnel.node) for address, tunnel in self.tunnels.items())
 
     @property
     def peers(self) -> frozenset[IPAddress]:
         """From where packets in tunnels may come."""
-        return frozenset(end.address for end in self._far_ends)
+        return self._peers.in_use.union(self._peers.until)
 
     @property
     def vnis(self) -> frozenset[int]:
@@ -194,18 +203,24 @@ class Switchover:
     @property
     def tunnels(self) -> Mapping[IPAddress, Tunnel]:
         """Every tunnel that is in force, or is about to be."""
-        return {**self.in_force, **self._wanted}
+        return {**self.in_force, **self._wanted} if self._unheard else self.in_force
 
     def _use(self, addresses: Iterable[IPAddress], now: float) -> None:
         chosen = {address: self._wanted[address] for address in addresses if address in self._unheard}
         if chosen:
+            tunnels = self.tunnels
             self.in_force = {**self.in_force, **chosen}
             for address in chosen:
                 del self._unheard[address]
-            self._follow(now)
+            self._follow(now, tunnels)
 
-    def _follow(self, now: float) -> None:
-        both = [each for tunnels in (self.in_force, self._wanted) for each in tunnels.items()]
-        self._media.use({medium_of(*each) for each in both}, now)
-        self._far_ends.use({FarEnd(address, tunnel.node) for address, tunnel in both}, now)
-        self._vnis.use({tunnel.vni for _, tunnel in both if tunnel.vni}, now)
+    def _follow(self, now: float, former: Mapping[IPAddress, Tunnel] = _NO_TUNNELS) -> None:
+        """Take note of what is in use; `former` are the tunnels that there were before."""
+        both = [self._wanted] if not self._unheard and self._wanted else [self.in_force, self._wanted]
+        used = {(each.type, address.version) for tunnels in both for address, each in tunnels.items()}
+        self._media.use({Medium(type_, _FAMILY[version]) for type_, version in used}, now)
+        self._vnis.use({each.vni for tunnels in both for each in tunnels.values() if each.vni}, now)
+        peers = frozenset(self.tunnels)
+        self._former |= {address: former[address].node for address in self._peers.in_use - peers}
+        self._peers.use(peers, now)
+        self._former = {address: self._former[address] for address in self._peers.until}
