@@ -15,7 +15,7 @@ import structlog
 from agent.carrier import Carrier
 from felix.trials import Trials
 
-PAUSES_S: Final = (0.2, 0.3, 0.5, 1, 1, 1, 1, 1, 2)
+PAUSES_S: Final = (0.2, 0.3, 0.5, 1, 1, 1, 1, 1, 2, 2, 2, 2, 4)
 """Before each look; the last one before all that follow. A look takes a second where somebody does not answer."""
 
 log = structlog.get_logger("tunnels")

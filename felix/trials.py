@@ -14,10 +14,10 @@ import socket
 import struct
 from collections.abc import Iterable
 from ipaddress import ip_address
+from itertools import starmap
 from typing import Final, NamedTuple, Protocol
 
 from felix import routemessages
-from felix.delta import Delta
 from felix.netlink import NetlinkSocket, dump, in_turns
 from felix.route import PROTOCOL, TRIAL_METRIC, NextHop
 from inet.prefix import Family, Prefix
@@ -55,8 +55,7 @@ class KernelTrials:
 
     def __init__(self) -> None:
         self._netlink = NetlinkSocket()
-        self._routes: Delta[Prefix, NextHop] = Delta()
-        self._was_read = False
+        self._present: set[Prefix] | None = None  # destinations of routes; None: to be found out
 
     def close(self) -> None:
         """Let go of the kernel."""
@@ -71,26 +70,17 @@ class KernelTrials:
         return set().union(*await asyncio.gather(*asked))
 
     async def _route(self, hops: dict[Prefix, NextHop]) -> None:
-        if not self._was_read:
+        """Have these routes and no others; each anew, since the kernel takes them with a device that was away."""
+        if self._present is None:
+            self._present = set()
             for family in Family:  # an agent that was killed may have left some
-                for destination in await dump(routemessages.dump(family, protocol=PROTOCOL), _parse):
-                    self._routes.found(destination, NextHop(b"", 0))
-            self._was_read = True
-        for destination in self._routes.desired.keys() - hops.keys():
-            self._routes.unwant(destination)
-        for destination, hop in hops.items():
-            self._routes.want(destination, hop)
-        async for piece in in_turns(list(self._routes.pending)):
-            wanted = [(destination, self._routes.desired.get(destination)) for destination in piece]
-            await self._netlink.write(
-                routemessages.put_trial(destination, hop) if hop else routemessages.delete_trial(destination)
-                for destination, hop in wanted
-            )
-            for destination, route in wanted:
-                if route is None:
-                    self._routes.lost(destination)  # one that is still there is met again by the next agent
-                else:
-                    self._routes.found(destination, route)  # one that is refused is not answered
+                self._present.update(await dump(routemessages.dump(family, protocol=PROTOCOL), _parse))
+        idle = self._present - hops.keys()
+        async for piece in in_turns(list(idle)):
+            await self._netlink.write(map(routemessages.delete_trial, piece))
+        async for rows in in_turns(hops.items()):
+            await self._netlink.write(starmap(routemessages.put_trial, rows))  # one that is refused is not answered
+        self._present = set(hops)
 
 
 class FakeTrials:

@@ -146,3 +146,15 @@ async def test_what_a_killed_agent_left_is_taken_away(pair: Pair, trials: Kernel
     await again.answered([])
     assert pair.trial_routes() == ""
     again.close()
+
+
+async def test_a_route_that_went_with_its_device_is_back_the_next_time(
+    pair: Pair, trials: KernelTrials, family: Family
+) -> None:
+    assert await answered(trials, trial(family))
+    pair.ip(pair.name, "link set vx down")
+    pair.ip(pair.name, "link set vx up")
+    pair.ip(pair.name, "addr replace fd42:0:0:1::/128 dev vx nodad")
+    pair.ip(pair.name, f"neigh replace {GATEWAY[family]} lladdr 02:00:00:00:00:02 dev vx nud permanent")
+    assert pair.trial_routes() == ""
+    assert await answered(trials, trial(family))
