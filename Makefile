@@ -12,9 +12,9 @@ demo: setup ## two racks, real routers, real packets: see the product work
 	@$(BIN)/python scripts/demo.py
 
 cluster: setup ## a Kubernetes cluster here: three nodes with kubelet and containerd, Tortie installed (needs root)
-	@scripts/kubernetes-assets kube-scheduler kubelet >/dev/null
+	@scripts/kubernetes-assets kube-proxy kube-scheduler kubelet >/dev/null
 	@scripts/cni build
-	@$(BIN)/python scripts/cluster.py up
+	@$(BIN)/python scripts/cluster.py up $(PROXY)
 
 cluster-down: ## end it; nothing of it is left
 	@$(BIN)/python scripts/cluster.py down
@@ -34,7 +34,7 @@ test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@$(BIN)/python -m pytest -m containerd tests/containerd
 
 test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
-	@scripts/kubernetes-assets kube-scheduler kubelet >/dev/null
+	@scripts/kubernetes-assets kube-proxy kube-scheduler kubelet >/dev/null
 	@scripts/cni build || true # without it some tests are skipped, and say so
 	@$(BIN)/python -m pytest -m kubernetes
 

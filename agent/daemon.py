@@ -97,7 +97,9 @@ async def assemble(options: Options) -> AsyncIterator[Sequence[Run]]:
         tell_of_tunnels(routing, policy, network.mtu)
         draining = Draining(routing, options.run_dir / "drain.json")
         configurator = Configurator(options.node, options.namespace, routing, draining)
-        facts = NodeFacts(lambda: routing.own_prefixes, network.mtu.mtu, lambda: datastore.health().is_synced)
+        facts = NodeFacts(
+            lambda: routing.own_prefixes, network.mtu.mtu, lambda: datastore.health().is_synced, routing.coming_up
+        )
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))
         network.mtu.on_change(cni.wake)
         policy.on_written = cni.wake

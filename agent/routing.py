@@ -156,6 +156,10 @@ class Routing:
         """Peers whose End-of-RIB is awaited before routes of before the restart are touched."""
         return self._sessions.waiting_for()
 
+    def coming_up(self) -> frozenset[PeerKey]:
+        """Peers that a fresh node should hear before it takes pods; none when it has waited long enough."""
+        return self._sessions.coming_up()
+
     def set_drain(self, wishes: Mapping[str, Wish]) -> None:
         """Take over who wants this node drained. Times are of the clock that this was made with."""
         self.drain.replace(wishes)

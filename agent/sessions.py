@@ -36,6 +36,9 @@ CONNECTION_COLLISION: Final = (6, 7)
 OWN_RESTART_TIME_S: Final = 120
 """How long our own speaker's restart may take where no graceful restart is configured."""
 
+ARRIVAL_S: Final = 10.0
+"""How long at most a fresh node waits for its peers before it takes pods: dead ones must not keep it."""
+
 log = structlog.get_logger("routing")
 
 
@@ -85,6 +88,11 @@ class Sessions:
     def waiting_for(self) -> frozenset[PeerKey]:
         """Return the peers whose End-of-RIB is awaited before routes of before the restart are touched."""
         return self._deferral.waiting_for(self._now()) if self._deferral else frozenset()
+
+    def coming_up(self) -> frozenset[PeerKey]:
+        """Return the peers that a fresh node has yet to hear before it knows its way; none when ARRIVAL_S are over."""
+        now, deferral = self._now(), self._deferral
+        return frozenset() if deferral is None or now >= deferral.started + ARRIVAL_S else deferral.unheard(now)
 
     def have_told_all(self, planned: Collection[PlannedSession]) -> bool:
         """Whether every session that should be has sent all it knows."""

@@ -77,13 +77,17 @@ class Deferral:
         if self._is_over or now >= self.started + self.limit_s:
             self._is_over = True
             return frozenset()
+        waiting = self.unheard(now)
+        self._is_over = not waiting
+        return waiting
+
+    def unheard(self, now: float) -> frozenset[PeerKey]:
+        """Return the peers that have not said all they know, however long ago it began."""
         self._settles = {peer: when for peer, when in self._settles.items() if when > now}
         for peer in [peer for peer, when in self._restarted.items() if when <= now]:
             del self._restarted[peer]
             self._missing[peer] = set()
-        waiting = frozenset(peer for peer in self._expected if not self._is_heard(peer))
-        self._is_over = not waiting
-        return waiting
+        return frozenset(peer for peer in self._expected if not self._is_heard(peer))
 
     def next_deadline(self) -> float | None:
         """When, after it was last asked, `waiting_for` may change by the clock alone."""

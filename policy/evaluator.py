@@ -68,6 +68,8 @@ def evaluate(ruleset: Ruleset, packet: Packet) -> Verdict:
     to_own_node = packet.destination in ruleset.facts.addresses
     if packet.source in ruleset.facts.addresses:
         return Verdict(packet, Outcome.ALLOW, (), "a node always reaches its own pods")
+    if source is not None and packet.source == packet.destination:
+        return Verdict(packet, Outcome.ALLOW, (), "a pod always reaches itself")
     judgements = []
     if source is not None:
         direction = Direction.OWN_NODE if to_own_node else Direction.EGRESS

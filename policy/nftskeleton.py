@@ -80,6 +80,10 @@ UNKNOWN: Final = (
     "sctp vtag != 0 ct state new,invalid counter drop",
 )
 
+# What leaves by the link it came by is for the pod that sent it, by a Service that led back to it. No policy is meant
+# to come between the two; it is asked where policies deny alone, so that nobody else pays for it.
+TO_ITSELF: Final = "fib daddr . iif oif exists accept"
+
 # Order matters only within a chain. Multicast and link-local destinations never meet the forward hook, so neighbour
 # discovery needs no rule there; towards the node, ICMPv6 130-143 is multicast listener and neighbour discovery.
 CHAINS: Final = {
@@ -148,7 +152,9 @@ CHAINS: Final = {
     RESET["egress"]: (*UNKNOWN, f"goto {EGRESS_OK}"),
     RESET["ingress"]: (*UNKNOWN, "accept"),
     RESET["node"]: (*UNKNOWN, "accept"),
-    **{name: (_log(direction), "counter drop") for direction, name in DENY.items()},
+    DENY["egress"]: (TO_ITSELF, _log("egress"), "counter drop"),
+    DENY["ingress"]: (TO_ITSELF, _log("ingress"), "counter drop"),
+    DENY["node"]: (_log("node"), "counter drop"),
     **{
         f"drop_{reason}": (_log(reason), f'counter drop comment "{words}"')
         for reason, words in NO_POLICYS_DOING.items()

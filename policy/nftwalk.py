@@ -288,7 +288,10 @@ def _ports(protocol: int) -> Callable[[Table, list[str], Traffic], bool]:
     return matches
 
 
-def _fib(_table: Table, rest: list[str], _traffic: Traffic) -> bool:
+def _fib(_table: Table, rest: list[str], traffic: Traffic) -> bool:
+    if rest[0] == "daddr":
+        _take(rest, "daddr", ".", "iif", "oif", "exists")
+        return traffic.source == traffic.destination
     _take(rest, "saddr", ".", "iif", "oif", "missing")
     return False
 

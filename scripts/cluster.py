@@ -1,6 +1,6 @@
 """A Kubernetes cluster on this machine: three nodes with kubelet and containerd, Tortie installed. `make cluster`.
 
-    scripts/cluster.py up         start it, and say how to look around
+    scripts/cluster.py up [MODE]  start it, and say how to look around; MODE is kube-proxy's: nftables or iptables
     scripts/cluster.py down       end it; nothing of it is left
 
 What it is made of: tests/kubernetes/installed.py. A process that `up` leaves behind holds it: all of it ends with that.
@@ -21,6 +21,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.kubernetes import kubeproxy  # noqa: E402 - not installed
 from tests.kubernetes.installed import BUSYBOX_IMAGE, TORTIE, Installed, clean_up, missing  # noqa: E402 - not installed
 
 NAME: Final = "tortie-cluster"
@@ -42,8 +43,8 @@ spec:
 )
 
 
-def up() -> int:
-    """Start the cluster and wait until it can be used."""
+def up(proxy: str) -> int:
+    """Start the cluster, if there is none, and wait until it can be used."""
     if reason := missing():
         print(f"cluster: {reason}", file=sys.stderr)
         return 2
@@ -51,7 +52,7 @@ def up() -> int:
         down()
         DIRECTORY.mkdir(parents=True)
         with (DIRECTORY / "log").open("wb") as log:
-            command = [sys.executable, __file__, "hold"]
+            command = [sys.executable, __file__, "hold", proxy]
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + LIMIT_S
         print("cluster: starting ...", flush=True)
@@ -66,12 +67,13 @@ def up() -> int:
     return 0
 
 
-def hold() -> int:
+def hold(proxy: str) -> int:
     """Run the cluster until somebody ends it."""
     (DIRECTORY / "pid").write_text(str(os.getpid()))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with Installed.started(DIRECTORY / "state", NAME, NODES) as installed:
+    with Installed.started(DIRECTORY / "state", NAME, NODES, proxy=proxy) as installed:
         installed.cluster.kubectl("apply", "-f", "-", stdin=PODS)
+        installed.cluster.kubectl("expose", "pod", "b", "--port=80")
         installed.cluster.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
         inside = " ".join(installed.inside)
         kubeconfig = installed.cluster.kubeconfig()
@@ -97,6 +99,7 @@ Three nodes are Ready, with the pods a, b and c. Look around:
     kubectl get nodes,pods -A -o wide
     kubectl get noderoutingstatuses
     kubectl exec a -- ping -c 1 $(kubectl get pod c -o jsonpath='{{.status.podIP}}')
+    kubectl exec a -- wget -S -O- $(kubectl get service b -o jsonpath='{{.spec.clusterIP}}')
     tortie peers --all-nodes
     on n1 tortie routes installed      or any other command, such as: on n1 nft list table inet tortie
     kubectl -n tortie-system logs daemonset/tortie-agent
@@ -141,7 +144,12 @@ def down() -> int:
 
 
 if __name__ == "__main__":
-    actions = {"up": up, "down": down, "hold": hold}
-    if len(sys.argv) != 2 or sys.argv[1] not in actions:
-        sys.exit(__doc__)
-    sys.exit(actions[sys.argv[1]]())
+    match sys.argv[1:]:
+        case ["up", *modes] if not modes or modes in [[each] for each in kubeproxy.MODES]:
+            sys.exit(up(*modes or kubeproxy.MODES[:1]))
+        case ["hold", mode]:
+            sys.exit(hold(mode))
+        case ["down"]:
+            sys.exit(down())
+        case _:
+            sys.exit(__doc__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ from agent.report import CniReport
 from inet.prefix import Prefix
 
 LOOK_INTERVAL_S: Final = 60.0
+ARRIVAL_LOOK_S: Final = 0.2  # while a fresh node waits for its peers, for some seconds
 ADD_LIMIT_S: Final = 10.0
 """How long an ADD may wait for the pod's policy. A kubelet tries again, with a sandbox made anew."""
 
@@ -52,6 +53,7 @@ class NodeFacts:
     pod_cidrs: Callable[[], Sequence[Prefix]]
     mtu: Callable[[], int | None]  # None: not known yet; 0: the kernel's
     is_synced: Callable[[], bool]
+    coming_up: Callable[[], Collection[object]]  # peers without whom a fresh node does not know its way yet
 
 
 class NodeCni:
@@ -101,7 +103,15 @@ class NodeCni:
             return "this Node has no podCIDRs: its pods can have no address (is allocate-node-cidrs on?)"
         if self._facts.mtu() is None:
             return "the MTU of pods is not known yet"
-        return ""
+        return self._unconnected()
+
+    def _unconnected(self) -> str:
+        """Why pods would reach no other node yet, where none has been taken so far. A restart waits for nobody."""
+        if not self._facts.coming_up() or (
+            self._options.conf_dir is not None and (self._options.conf_dir / conflist.FILE_NAME).exists()
+        ):
+            return ""
+        return "its sessions are coming up, which a fresh node awaits for some seconds"
 
     def wake(self) -> None:
         """Something that the conflist depends on may have changed."""
@@ -128,7 +138,8 @@ class NodeCni:
                 self._error = f"{error.filename or 'CNI files'}: {error.strerror or error}"
                 self._report(self._error)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(LOOK_INTERVAL_S, max(1.0, look_at - self._now()))):
+                pause_s = ARRIVAL_LOOK_S if self._unconnected() else max(1.0, look_at - self._now())
+                async with asyncio.timeout(min(LOOK_INTERVAL_S, pause_s)):
                     await self._wake.wait()
 
     async def _keep_conflist(self, conf_dir: Path) -> None:

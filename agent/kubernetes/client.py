@@ -28,7 +28,9 @@ from agent.kubernetes.token import end_of
 if TYPE_CHECKING:
     from kubernetes.aio.client.api_client import ApiClient
 
-CONNECT_S: Final = 10.0
+CONNECT_S: Final = 4.0
+"""Two SYNs may be lost. No longer: one that was sent to the API server's Service before kube-proxy had a rule for it is
+remembered untranslated, and so is every other of that connection. It takes a new one to get there."""
 REQUEST_S: Final = 60.0
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 """A server whose machine is gone is noticed after half a minute, on a connection where nothing is sent."""

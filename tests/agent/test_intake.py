@@ -39,7 +39,7 @@ class Stage:
         self.view = View("n1", world.routing, self.policy, drops, self.datastore, network=self.network)
         configurator = Configurator("n1", "x", world.routing, Draining(world.routing, directory / "drain.json"))
         links = FakePodLinks()
-        facts = NodeFacts(lambda: world.routing.own_prefixes, lambda: 1500, lambda: True)
+        facts = NodeFacts(lambda: world.routing.own_prefixes, lambda: 1500, lambda: True, frozenset)
         self.cni = NodeCni(NO_RUNTIME, directory, PodNetwork(self.policy, links), links, facts)
         self.intake = Intake(self.datastore, self.policy, self.network, configurator, cni=self.cni, view=self.view)
 

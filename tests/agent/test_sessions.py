@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.sessions import ARRIVAL_S
 from bgp.config import SecretKey
 from bgp.path import Attributes
 from bgp.speaker import Secret, Update
@@ -251,3 +252,23 @@ async def test_a_missing_password_keeps_that_session_down_until_it_is_there(worl
     assert world.routing.peers[world.host(11)].reason == "Secret bgp does not exist"
     await world.configure(secrets={key: Secret("x")}, secret_names=frozenset({"bgp"}))
     assert world.speaker.sessions[world.host(11)].password == Secret("x")
+
+
+async def test_a_fresh_node_has_its_peers_come_up_until_all_were_heard_or_for_some_seconds(world: World) -> None:
+    assert world.routing.coming_up() == set()  # nobody is known yet
+    await world.configure()
+    peers = world.routing.coming_up()
+    assert peers == world.routing.peers.keys()
+    await world.up(2)
+    assert world.routing.coming_up() == peers
+    await world.hear(2, [world.cidr(2)])
+    assert len(world.routing.coming_up()) == len(peers) - 1
+    await world.pass_time(ARRIVAL_S - 1)
+    assert len(world.routing.coming_up()) == len(peers) - 1
+    await world.pass_time(1)
+    assert world.routing.coming_up() == set()
+
+
+async def test_a_node_without_peers_has_nobody_to_wait_for(world: World) -> None:
+    await world.configure(mesh_enabled=False)
+    assert world.routing.coming_up() == set()

@@ -34,6 +34,19 @@ def test_every_family_of_every_peer_is_awaited() -> None:
     assert waiting.waiting_for(4) == set()
 
 
+def test_who_is_unheard_is_known_whatever_the_limit() -> None:
+    waiting = deferral(ONE, TWO, limit_s=0)
+    assert waiting.waiting_for(0) == set()
+    up(waiting, ONE)
+    assert waiting.unheard(5) == {ONE, TWO}
+    for family in Family:
+        waiting.end_of_rib(ONE, family)
+    assert waiting.unheard(5) == {TWO}
+    up(waiting, TWO, 5, sends_end_of_rib=False)
+    assert waiting.unheard(5) == {TWO}
+    assert waiting.unheard(5 + SETTLE_TIME_S) == set()
+
+
 def test_it_ends_at_the_limit_whoever_is_missing() -> None:
     waiting = deferral(ONE, limit_s=10)
     assert waiting.next_deadline() == 10

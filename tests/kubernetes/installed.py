@@ -7,7 +7,7 @@
 One network namespace holds the control plane and a bridge; every machine has a link to it, with an address of either
 family. What the chart makes is applied as it is, except that the agent's image has no programs of its own: the
 DaemonSet is given /usr and the checkout from outside. So an edit is tried by deleting the agents' pods, and nothing is
-built.
+built. kube-proxy serves Services, and agents reach the API server by one, as on any cluster.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from typing import Any, Final, Self
 
 from agent.cni.install import PROGRAMS
 from tests.chart.rendering import objects
-from tests.kubernetes import assets, machine
+from tests.kubernetes import assets, kubeproxy, machine
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.images import Image, busybox, write_archive
 from tests.kubernetes.machine import PAUSE, Machine
 
 ROOT: Final = Path(__file__).parents[2]
-ASSETS: Final = (*assets.SERVER, "kube-controller-manager", "kube-scheduler", "kubelet")
+ASSETS: Final = (*assets.SERVER, "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 BUSYBOX_IMAGE: Final = "tortie.test/busybox:1"
 DEADLINE_S: Final = 120.0
 
 _AGENT_IMAGE: Final = {"repository": "tortie.test/agent", "tag": "checkout"}
+AGENT_TAG: Final = ":".join(_AGENT_IMAGE.values())
 TORTIE: Final = Path(sys.executable).with_name("tortie")
 _UPSTREAM_PLUGINS: Final = Path("/usr/lib/cni")
 _OWN_PLUGIN: Final = ROOT / "cni" / "bin" / "tortie-cni"
 _GATEWAY: Final = ("172.16.9.1", "fd16:9::1")
+_POD_CIDRS: Final = "10.42.0.0/16,fd42::/48"
 
 
 def missing() -> str:
@@ -59,13 +61,15 @@ class Installed:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, directory: Path, name: str, nodes: Sequence[str] = ("n1", "n2", "n3")) -> Iterator[Self]:
-        """Run a cluster for as long as the block lasts; every node in it is Ready."""
+    def started(
+        cls, directory: Path, name: str, nodes: Sequence[str] = ("n1", "n2", "n3"), *, proxy: str = kubeproxy.MODES[0]
+    ) -> Iterator[Self]:
+        """Run a cluster for as long as the block lasts; every node in it is Ready. `proxy` is kube-proxy's mode."""
         with contextlib.ExitStack() as stack:
             stack.callback(clean_up, name, nodes)
             _link(name, nodes)
             cluster = stack.enter_context(Cluster.started(directory, namespace=name, address=_GATEWAY[0], nodes=nodes))
-            cluster.start_controllers(("*",))
+            cluster.start_controllers(("*",), _POD_CIDRS)
             cluster.start_scheduler()
             installed = cls(cluster, name)
             images = directory / "images.tar"
@@ -74,19 +78,37 @@ class Installed:
                 started = Machine.started(cluster, node, f"{name}-{node}", _addresses(number), images)
                 installed.machines[node] = stack.enter_context(started)
             installed.install()
+            installed.install_proxy(proxy)
             installed.until(lambda: installed.ready() == set(nodes), "every node is Ready")
             installed.until_agents_are_ready()
             yield installed
 
     def install(self, **values: Any) -> None:
         """Apply what the chart makes, with further values perhaps."""
-        values |= {"image": _AGENT_IMAGE, "apiServer": {"host": self.cluster.address, "port": self.cluster.port}}
+        values |= {"image": _AGENT_IMAGE}
         self.cluster.install_crds()
         self.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "tortie-system"}})
         for each in objects(values):
             if each["kind"] == "DaemonSet":
-                _lend_programs(each["spec"]["template"]["spec"])
+                lend_programs(each["spec"]["template"]["spec"])
             self.cluster.apply(each)
+
+    def install_proxy(self, mode: str) -> None:
+        """Run kube-proxy on every node, in this mode."""
+        program = self.cluster.programs / "kube-proxy"
+        for each in kubeproxy.objects(
+            mode, program=program, image=AGENT_TAG, server=self.cluster.url, pod_cidrs=_POD_CIDRS
+        ):
+            if each["kind"] == "DaemonSet":
+                lend_programs(each["spec"]["template"]["spec"], program.parent)
+            self.cluster.apply(each)
+
+    def remove_proxy(self, node: str) -> None:
+        """Run kube-proxy nowhere any more, and have one node without any of its rules."""
+        selected = ("-n", kubeproxy.NAMESPACE, "--selector", f"k8s-app={kubeproxy.NAME}")
+        self.cluster.kubectl("delete", "daemonset", *selected)
+        self.cluster.kubectl("wait", "--for=delete", "pod", *selected, f"--timeout={DEADLINE_S:.0f}s")
+        self.machines[node].run(str(self.cluster.programs / "kube-proxy"), "--cleanup")
 
     # Looking around
 
@@ -110,10 +132,33 @@ class Installed:
         where = f"--field-selector=spec.nodeName={node}"
         return set(self.cluster.kubectl("-n", "tortie-system", "get", "pods", where, "-o", "name").split())
 
+    def kill_agent(self, node: str) -> None:
+        """End a node's agent as the kernel ends what uses too much memory; return when it runs again."""
+        (name,) = self.agents(node)
+
+        def restarts() -> int:
+            count = "jsonpath={.status.containerStatuses[0].restartCount}"
+            return int(self.cluster.kubectl("-n", "tortie-system", "get", name, "-o", count))
+
+        before = restarts()
+        machine = self.machines[node]
+        machine.run("kill", "-KILL", *machine.run("pgrep", "-f", "--", "-m agent --log-level=").split())
+        self.until(lambda: restarts() > before, "the agent is started again")
+
     def until_agents_are_ready(self) -> None:
         """Wait until every node has an agent, and every session is up."""
         limit = f"--timeout={DEADLINE_S:.0f}s"
         self.cluster.kubectl("-n", "tortie-system", "rollout", "status", "daemonset/tortie-agent", limit)
+
+    def until_proxies_are_ready(self) -> None:
+        """Wait until every node has the kube-proxy that was installed last."""
+        limit = f"--timeout={DEADLINE_S:.0f}s"
+        self.cluster.kubectl("-n", kubeproxy.NAMESPACE, "rollout", "status", f"daemonset/{kubeproxy.NAME}", limit)
+
+    def status(self, node: str) -> str:
+        """Return what `tortie status` says on a node, ready or not."""
+        command = [*self.machines[node].inside, str(TORTIE), "status"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def ready(self) -> set[str]:
         """Return the nodes that are Ready."""
@@ -177,17 +222,16 @@ def _agent_image() -> Image:
     plugins = {name: _UPSTREAM_PLUGINS / name for name in PROGRAMS if name != _OWN_PLUGIN.name} | {
         _OWN_PLUGIN.name: _OWN_PLUGIN
     }
-    tag = f"{_AGENT_IMAGE['repository']}:{_AGENT_IMAGE['tag']}"
     files = {f"opt/cni/bin/{name}": path for name, path in plugins.items()}
     files["etc/passwd"] = Path("/etc/passwd")  # ExaBGP looks up who root is
     links = {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
     links["opt/tortie/bin/python"] = sys.executable
-    return Image(tag, [str(TORTIE)], files, links, path=f"{TORTIE.parent}:/usr/sbin:/usr/bin")
+    return Image(AGENT_TAG, [str(TORTIE)], files, links, path=f"{TORTIE.parent}:/usr/sbin:/usr/bin")
 
 
-def _lend_programs(pod: dict[str, Any]) -> None:
-    """Have every container of a pod see the programs of this computer, and the checkout."""
-    needed = {Path("/usr"), ROOT, Path(sys.base_prefix), TORTIE.parents[1]}
+def lend_programs(pod: dict[str, Any], *others: Path) -> None:
+    """Have every container of a pod see the programs of this computer, the checkout, and other directories."""
+    needed = {Path("/usr"), ROOT, Path(sys.base_prefix), TORTIE.parents[1], *others}
     tops = [path for path in sorted(needed) if not any(other in path.parents for other in needed)]
     for number, path in enumerate(tops):
         pod["volumes"].append({"name": f"lent-{number}", "hostPath": {"path": str(path), "type": "Directory"}})

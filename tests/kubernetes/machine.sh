@@ -19,6 +19,7 @@ done
 rm -rf /etc/cni /opt/cni /var/lib/cni
 mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/cni /var/log/pods
 mount -t tmpfs -o mode=755 none /run
+mount --make-shared /run # as systemd has it: containers see namespaces that are made there later
 
 # A cgroup namespace shows what is mounted in it from the machine's own cgroups on.
 mount -t sysfs none /sys

@@ -1,4 +1,4 @@
-"""The whole of it: three machines with kubelet and containerd, the chart's objects, kubectl, pods, packets."""
+"""The whole of it: three machines of kubelet, containerd and kube-proxy, the chart, kubectl, pods, packets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from inet.prefix import Family
+from tests.kubernetes import kubeproxy
 from tests.kubernetes.installed import BUSYBOX_IMAGE, TORTIE, Installed, missing
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.kernel]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.kernel, pytest.mark.timeout(400)]  # agents are replaced one by one
 
 PORT = 8080
 PODS = {"a": "n1", "b": "n2", "c": "n3"}
@@ -112,6 +113,56 @@ def test_an_agent_that_is_replaced_costs_no_packet(installed: Installed) -> None
         installed.cluster.kubectl("exec", "a", "--", "killall", "-INT", "ping")
         ends = [each.communicate()[0][-300:] for each in streams]
     assert all(" 0% packet loss" in each for each in ends), ends
+
+
+def test_an_agent_that_starts_before_kube_proxy_waits_for_the_api_servers_address(installed: Installed) -> None:
+    before = installed.agents("n3")
+    installed.remove_proxy("n3")
+    try:
+        installed.cluster.kubectl("-n", "tortie-system", "delete", "--wait=false", *before)
+        said = "https://10.96.0.1:443: no answer in time"
+        installed.until(lambda: said in installed.status("n3"), "it says what it waits for")
+        for family in Family:  # meanwhile pods have what they had
+            assert answers(installed, "a", "c", family)
+    finally:
+        installed.install_proxy(kubeproxy.MODES[0])
+    installed.until(lambda: not before & installed.agents("n3"), "another agent")
+    installed.until_agents_are_ready()
+
+
+def set_underlay(installed: Installed, mtu: int) -> None:
+    """Let the network between the nodes take packets of so many bytes."""
+    for node, machine in installed.machines.items():
+        for namespace, link in ((machine.namespace, "eth0"), (installed.name, node)):
+            subprocess.run(["ip", "-n", namespace, "link", "set", link, "mtu", str(mtu)], check=True)
+
+
+def mtu_of(installed: Installed, pod: str) -> int:
+    return int(installed.cluster.kubectl("exec", pod, "--", "cat", "/sys/class/net/eth0/mtu"))
+
+
+def test_running_pods_follow_the_mtu_of_the_underlay_where_the_agent_may_enter_them(installed: Installed) -> None:
+    try:
+        set_underlay(installed, 1400)
+        for pod, node in PODS.items():
+            named = f"Pod default/{pod}: MTU 1500 instead of 1400"
+            installed.until(lambda named=named, node=node: named in installed.status(node), named)
+            assert mtu_of(installed, pod) == 1500
+        installed.install(mtu={"correctRunningPods": True})
+        installed.until_agents_are_ready()
+        for mtu in (1400, 1500, 1300):
+            set_underlay(installed, mtu)
+            for pod, node in PODS.items():
+                installed.until(lambda pod=pod, mtu=mtu: mtu_of(installed, pod) == mtu, f"{pod} has MTU {mtu}")
+                links = json.loads(installed.machines[node].run("ip", "-j", "link", "show", "group", "97"))
+                assert {each["mtu"] for each in links} == {mtu}, "the host's ends"
+            for family in Family:
+                assert answers(installed, "a", "c", family)
+        assert "instead of" not in installed.status("n1")
+    finally:
+        set_underlay(installed, 1500)
+        installed.install()
+        installed.until_agents_are_ready()
 
 
 def test_a_cleanup_before_the_uninstall_leaves_nothing_on_any_node(installed: Installed) -> None:

@@ -47,6 +47,8 @@ class Oracle:
             return True
         source, destination = self._local(packet.source), self._local(packet.destination)
         is_to_node = packet.destination in node.addresses
+        if source is not None and packet.source == packet.destination:
+            return True  # "a Pod cannot block access to itself"
         if source is None and _in_ranges(node, packet.source) and not is_to_node:
             return False
         if source is not None and not self._direction_allows(source, packet, "node" if is_to_node else "egress"):

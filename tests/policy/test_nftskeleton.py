@@ -280,7 +280,7 @@ class TestKernel:
         chains = self.listed()
         reasons = {f"drop_{reason}": reason for reason in NO_POLICYS_DOING} | {name: key for key, name in DENY.items()}
         for name, reason in reasons.items():
-            _, limit, log, counter, verdict = chains[name]
+            *_, limit, log, counter, verdict = chains[name]
             assert limit == {"limit": {"rate": 50, "burst": 100, "per": "second"}}
             assert log == {"log": {"prefix": f"tortie {reason} ", "group": LOG_GROUP}}
             assert "counter" in counter

@@ -31,10 +31,11 @@ class Stage:
         self.cidrs = [Prefix.parse("10.42.0.0/24"), Prefix.parse("fd42::/64")]
         self.mtu: int | None = 1450
         self.synced = True
+        self.coming_up: set[str] = set()
         self.time = 1000.0
         self.links = FakePodLinks()
         self.policy = NodePolicy("n1", None)
-        facts = NodeFacts(lambda: self.cidrs, lambda: self.mtu, lambda: self.synced)
+        facts = NodeFacts(lambda: self.cidrs, lambda: self.mtu, lambda: self.synced, lambda: self.coming_up)
         options = CniOptions(self.conf, self.state)
         network = PodNetwork(self.policy, self.links)
         self.cni = NodeCni(options, self.run, network, self.links, facts, now=lambda: self.time)
@@ -122,6 +123,26 @@ async def test_an_mtu_that_is_not_known_yet_is_waited_for(stage: Stage) -> None:
     assert stage.cni.report().hindrance == "the MTU of pods is not known yet"
 
 
+async def test_a_fresh_node_takes_pods_when_its_peers_have_told_it_the_way(stage: Stage) -> None:
+    stage.coming_up = {"172.16.1.12"}
+    async with running(stage):
+        await asyncio.sleep(0)
+        assert "sessions are coming up" in stage.cni.report().hindrance
+        assert not stage.file.exists()
+        stage.coming_up = set()  # of which nobody tells
+        await eventually(stage.file.exists, within_s=20, what="the conflist")
+
+
+async def test_a_node_that_has_taken_pods_before_waits_for_no_peer(stage: Stage) -> None:
+    async with running(stage):
+        await stage.written("10.42.0.0/24", "fd42::/64")
+    stage.coming_up = {"172.16.1.12"}
+    stage.cidrs = [Prefix.parse("10.43.0.0/24")]
+    assert stage.cni.report().hindrance == ""
+    async with running(stage):
+        await stage.written("10.43.0.0/24")
+
+
 async def test_a_conflist_that_somebody_deleted_is_written_again(stage: Stage) -> None:
     async with running(stage):
         await stage.written("10.42.0.0/24", "fd42::/64")
@@ -170,5 +191,7 @@ async def test_an_add_under_way_keeps_its_address(stage: Stage) -> None:
 
 
 async def test_where_no_runtime_is_to_be_served_nothing_is_written_or_said(stage: Stage) -> None:
-    alone = NodeCni(CniOptions(), stage.run, stage.cni.network, stage.links, NodeFacts(list, lambda: 0, lambda: False))
+    alone = NodeCni(
+        CniOptions(), stage.run, stage.cni.network, stage.links, NodeFacts(list, lambda: 0, lambda: False, set)
+    )
     assert alone.report() == CniReport()
