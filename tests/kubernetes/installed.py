@@ -103,12 +103,13 @@ class Installed:
                 lend_programs(each["spec"]["template"]["spec"], program.parent)
             self.cluster.apply(each)
 
-    def remove_proxy(self, node: str) -> None:
-        """Run kube-proxy nowhere any more, and have one node without any of its rules."""
+    def remove_proxy(self) -> None:
+        """Run kube-proxy nowhere any more, and have no rule of it anywhere."""
         selected = ("-n", kubeproxy.NAMESPACE, "--selector", f"k8s-app={kubeproxy.NAME}")
         self.cluster.kubectl("delete", "daemonset", *selected)
         self.cluster.kubectl("wait", "--for=delete", "pod", *selected, f"--timeout={DEADLINE_S:.0f}s")
-        self.machines[node].run(str(self.cluster.programs / "kube-proxy"), "--cleanup")
+        for machine in self.machines.values():
+            machine.run(str(self.cluster.programs / "kube-proxy"), "--cleanup")
 
     # Looking around
 

@@ -117,7 +117,7 @@ def test_an_agent_that_is_replaced_costs_no_packet(installed: Installed) -> None
 
 def test_an_agent_that_starts_before_kube_proxy_waits_for_the_api_servers_address(installed: Installed) -> None:
     before = installed.agents("n3")
-    installed.remove_proxy("n3")
+    installed.remove_proxy()
     try:
         installed.cluster.kubectl("-n", "tortie-system", "delete", "--wait=false", *before)
         said = "https://10.96.0.1:443: no answer in time"
