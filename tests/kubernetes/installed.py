@@ -108,8 +108,8 @@ class Installed:
         selected = ("-n", kubeproxy.NAMESPACE, "--selector", f"k8s-app={kubeproxy.NAME}")
         self.cluster.kubectl("delete", "daemonset", *selected)
         self.cluster.kubectl("wait", "--for=delete", "pod", *selected, f"--timeout={DEADLINE_S:.0f}s")
-        for machine in self.machines.values():
-            machine.run(str(self.cluster.programs / "kube-proxy"), "--cleanup")
+        for node in self.machines.values():
+            node.run(str(self.cluster.programs / "kube-proxy"), "--cleanup")
 
     # Looking around
 
@@ -142,8 +142,8 @@ class Installed:
             return int(self.cluster.kubectl("-n", "tortie-system", "get", name, "-o", count))
 
         before = restarts()
-        machine = self.machines[node]
-        machine.run("kill", "-KILL", *machine.run("pgrep", "-f", "--", "-m agent --log-level=").split())
+        run = self.machines[node].run
+        run("kill", "-KILL", *run("pgrep", "-f", "--", "-m agent --log-level=").split())
         self.until(lambda: restarts() > before, "the agent is started again")
 
     def until_agents_are_ready(self) -> None:
