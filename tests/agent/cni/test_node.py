@@ -99,7 +99,7 @@ async def test_the_conflist_follows_pod_cidrs_and_mtu(stage: Stage) -> None:
 
 
 async def test_a_runtime_with_a_conflist_of_its_own_waits_for_objects_alone(stage: Stage) -> None:
-    facts = NodeFacts(list, lambda: None, lambda: stage.synced)
+    facts = NodeFacts(list, lambda: None, lambda: stage.synced, set)
     cni = NodeCni(NO_RUNTIME, stage.run, PodNetwork(stage.policy, stage.links), stage.links, facts)
     assert cni.hindrance() == ""
     stage.synced = False
