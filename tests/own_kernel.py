@@ -24,7 +24,7 @@ import pytest
 _IS_OWN: Final = os.environ.get("TORTIE_IN_OWN_KERNEL") == "1"
 _NO_KERNEL: Final = 125
 _OPTIONS: Final = ("no:cacheprovider", "no:randomly")
-_TIMEOUT_S: Final = 380
+_TIMEOUT_S: Final = 1100
 
 in_own_kernel = pytest.mark.skipif(not _IS_OWN, reason="runs in a kernel of its own, by the first test of this file")
 starts_own_kernel = pytest.mark.skipif(_IS_OWN, reason="this is the kernel of its own")

@@ -29,7 +29,7 @@ HEARTBEAT_MS = "100"
 SEVERAL = 5
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 @starts_own_kernel
 def test_in_a_kernel_of_its_own() -> None:
     run_in_own_kernel(__file__)

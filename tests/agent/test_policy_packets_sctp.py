@@ -15,7 +15,7 @@ import pytest
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1200),
 ]
 
 CASES = Path(__file__).parents[1] / "policy" / "cases"
@@ -52,7 +52,7 @@ def test_the_cases_of_sctp_come_out_as_expected(umlrun: str, tmp_path: Path, fam
     file = tmp_path / "sctp.json"
     file.write_text(json.dumps({"cases": cases}), encoding="utf-8")
     tortie = Path(sys.executable).parent / "tortie"
-    command = [umlrun, "-m", "700", "-t", "350", str(tortie), "policy", "verdicts", str(file)]
+    command = [umlrun, "-m", "700", "-t", "1100", str(tortie), "policy", "verdicts", str(file)]
     done = subprocess.run(
         [*command, "--engine", "kernel", "--family", family], capture_output=True, text=True, check=False
     )

@@ -28,7 +28,7 @@ NODES = 2000
 """In one segment: more than the kernel has room for by default, 1,024."""
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 @starts_own_kernel
 def test_in_a_kernel_of_its_own() -> None:
     run_in_own_kernel(__file__)

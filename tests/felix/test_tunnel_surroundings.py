@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="
 DATA = bytes(range(256)) * 8192  # 2 MiB
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 @starts_own_kernel
 def test_in_a_kernel_of_its_own() -> None:
     run_in_own_kernel(__file__)

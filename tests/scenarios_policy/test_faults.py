@@ -103,7 +103,7 @@ KILLS = 18  # each of MOMENTS three times
 MOMENTS: tuple[str | int, ...] = ("started", 1, "ready", 2, "listening", 3)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 async def test_not_one_denied_connection_gets_through_while_the_agent_is_killed_again_and_again(
     net: Lab, apply: Apply
 ) -> None:

@@ -37,7 +37,7 @@ SERVICE = {Family.IPV4: "10.43.0.10", Family.IPV6: "fd43::10"}
 OWN_SERVICE = {Family.IPV4: "10.43.0.11", Family.IPV6: "fd43::11"}
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 @starts_own_kernel
 def test_in_a_kernel_of_its_own() -> None:
     run_in_own_kernel(__file__)
