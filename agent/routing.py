@@ -260,7 +260,7 @@ class Routing:
             self.set_drain(self.drain.wishes)
         if self.plan is not None and self._parting.deadline is not None and now >= self._parting.deadline:
             await self.configure(self._config, self.plan.node)
-        self._carrier_changed |= await self.carrier.tick(keeps_former=self.is_deferring)
+        self._carrier_changed |= await self.carrier.tick(keeps_former=not self._announcer.is_complete)
         if (doubts := self._attention.take(now)) is not None:
             await self._follow_kernel_changes(doubts)
         if self._carrier_changed:

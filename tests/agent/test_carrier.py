@@ -522,6 +522,24 @@ async def test_a_device_stays_while_routes_of_before_a_restart_lead_through_it(w
         assert again.tunnels.devices == {}
 
 
+async def test_a_device_is_there_until_routes_of_before_a_restart_have_been_written_anew(world: World) -> None:
+    await world.configure(encapsulation=ALWAYS)
+    for number in (2, 3):
+        await world.up(number)
+        await world.hear(number, [world.cidr(number)])
+    again = following(world)
+    again.tunnels.left = {Kind.VXLAN}
+    async with running(again):
+        await again.configure()
+        await again.pass_time(1000)  # all is due at a time
+        assert not again.routing.is_deferring
+        assert way(again, 2) is None
+        assert Kind.VXLAN in again.tunnels.devices
+        again.tunnels.left = set()
+        await again.pass_time(LINGER_S)
+        assert again.tunnels.devices == {}
+
+
 def following(world: World, remembered: RememberedVnis | None = None) -> World:
     """Return the same node's next agent."""
     again = World(world.family, world.table, remembered)
