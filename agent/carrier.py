@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -24,7 +25,9 @@ from bgp.carriage import (
     hardware_address,
     node_paths,
     overhead,
+    paths_to,
     settle_tunnels,
+    tunnels_to,
 )
 from bgp.config import BgpConfig, EncapsulationMode, Node, NodeRoutes, TunnelType
 from bgp.ownership import Ownership
@@ -48,6 +51,8 @@ _KINDS: Final = {
     Medium(TunnelType.IPIP, Family.IPV4): Kind.IPIP,
     Medium(TunnelType.IPIP, Family.IPV6): Kind.IP6TNL,
 }
+
+T = TypeVar("T")
 
 log = structlog.get_logger("tunnels")
 
@@ -80,6 +85,7 @@ class Carrier:
         self._ownership: Ownership | None = None
         self._own_addresses: frozenset[IPAddress] = frozenset()
         self._on_link: frozenset[IPAddress] | None = None  # None: to be found out
+        self._wanted: dict[IPAddress, Tunnel] = {}  # never changed in place once told
         self._surroundings: object = None
         self._facts: object = None
         self._carried: Mapping[IPAddress, Tunnel] = {}
@@ -125,16 +131,47 @@ class Carrier:
 
         `routed` returns what there are routes to.
         """
-        self._config, self._node, self._ownership, self._on_link = config, node, ownership, None
-        wanted = settle_tunnels(config, node, ownership)
+        changed = self._changed_nodes(config, node, ownership)
+        former, self._config, self._node = self._config, config, node
+        former_ownership, self._ownership = self._ownership, ownership
+        gone: set[Prefix] = set()
+        if changed is None or former_ownership is None:
+            self._on_link, self._wanted = None, settle_tunnels(config, node, ownership)
+        else:
+            gone = {prefix for name in changed for prefix in former_ownership.pod_cidrs_of(name)}
+            if self._on_link is not None:
+                before, after = _addresses_of(changed, former), _addresses_of(changed, config)
+                self._on_link = (self._on_link - before) | self._find_on_link(after)
+            wanted = {address: each for address, each in self._wanted.items() if each.node not in changed}
+            for name in changed:
+                wanted |= tunnels_to(name, config, node, ownership)
+            self._wanted = wanted
+        wanted = self._wanted
         reached: set[IPAddress] = set()
         if any(self._switchover.in_force.get(address) != tunnel for address, tunnel in wanted.items()):
             destinations, pod_cidrs = routed(), ownership.pod_cidrs.items()
             addresses = {config.nodes[name].address(cidr.family) for cidr, name in pod_cidrs if cidr in destinations}
             reached = {address for address in wanted.keys() & addresses if self._would_move(address, wanted[address])}
         self._switchover.want(wanted, config.nodes, reached, self._now())
-        await self._follow()
+        await self._follow(changed, gone)
         return self._is_carried_otherwise()
+
+    def _changed_nodes(self, config: BgpConfig, node: Node, ownership: Ownership) -> list[str] | None:
+        """Return the nodes that are others in a new configuration, None where everything has to be looked at.
+
+        Whether a node has its addresses for itself depends on others only as far as conflicts say so.
+        """
+        before = self._config
+        is_other = (
+            self._ownership is None
+            or node is not self._node
+            or ownership.conflicts != self._ownership.conflicts
+            or replace(config, nodes={}, peerings=()) != replace(before, nodes={}, peerings=())
+        )
+        if is_other:
+            return None
+        found = [name for name, each in config.nodes.items() if before.nodes.get(name) is not each]
+        return [*found, *(before.nodes.keys() - config.nodes.keys())]
 
     def _would_move(self, address: IPAddress, tunnel: Tunnel) -> bool:
         """Whether packets that have a way to a node would leave it for a tunnel."""
@@ -224,31 +261,48 @@ class Carrier:
     async def _look_around(self) -> object:
         """Return what of the kernel `_follow` goes by."""
         self._own_addresses = await self._own()
-        on_link = self._on_link = self._find_on_link() if self._on_link is None else self._on_link
+        if self._on_link is None:
+            self._on_link = self._find_on_link(self._ownership.addresses if self._ownership else ())
         return (
             [self._source(family) for family in Family],
-            on_link,
+            self._on_link,
             self.uplink_mtu(),
             dict(self.tunnels.problems),
             [self.tunnels.interface(kind) for kind in Kind],
         )
 
-    def _find_on_link(self) -> frozenset[IPAddress]:
+    def _find_on_link(self, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
+        """Return those addresses of other nodes that are on a link of this one, where that matters."""
         if self._config.node_routes is not NodeRoutes.DIRECT or self._ownership is None or self._node is None:
             return frozenset()
-        others = (address for address, owner in self._ownership.addresses.items() if owner != self._node.name)
-        return frozenset(address for address in others if self._resolver.resolve(address).is_on_link)
+        owners, own = self._ownership.addresses, self._node.name
+        return frozenset(
+            each for each in addresses if owners.get(each, own) != own and self._resolver.resolve(each).is_on_link
+        )
 
-    async def _follow(self) -> None:
-        """Bring devices, blackholes and the paths of Node objects to what is wanted."""
+    async def _follow(self, changed: Collection[str] | None = None, gone: Collection[Prefix] = ()) -> None:
+        """Bring devices, blackholes and the paths of Node objects to what is wanted.
+
+        `changed` nodes alone are others than they were, and `gone` is what they had; None: any may be.
+        """
         if self._node is None or self._ownership is None:
             return
         self._surroundings = await self._look_around()
         tunnels = self._switchover.tunnels
-        paths = node_paths(self._config, self._node, self._ownership, tunnels, self._on_link or frozenset())
+        on_link = self._on_link or frozenset()
+        if changed is None:
+            paths = node_paths(self._config, self._node, self._ownership, tunnels, on_link)
+        else:
+            paths = self.node_paths
+            parts = [paths_to(each, self._config, self._node, self._ownership, tunnels, on_link) for each in changed]
+            paths = NodePaths(
+                _exchanged(paths.next_hops, gone, [part.next_hops for part in parts]),
+                _exchanged(paths.left_out, gone, [part.left_out for part in parts]),
+            )
         if paths != self.node_paths:
             self.node_paths = paths
-        await self._backstops.want(prefix for prefix, address in paths.next_hops.items() if address in tunnels)
+        behind = paths.next_hops.items() if tunnels else ()
+        await self._backstops.want(prefix for prefix, address in behind if address in tunnels)
         problems = dict(self.tunnels.problems)
         self._remembered.write(self._switchover.vnis)
         await self.tunnels.want(self._devices(), self._neighbours())
@@ -465,6 +519,21 @@ def _gateway(address: IPAddress, node: str) -> bytes:
         return address.packed
     mac = hardware_address(node)
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+
+
+def _addresses_of(names: Iterable[str], config: BgpConfig) -> frozenset[IPAddress]:
+    return frozenset(each for name in names if name in config.nodes for each in config.nodes[name].addresses)
+
+
+def _exchanged(
+    whole: Mapping[Prefix, T], gone: Iterable[Prefix], parts: Iterable[Mapping[Prefix, T]]
+) -> dict[Prefix, T]:
+    found = dict(whole)
+    for prefix in gone:
+        found.pop(prefix, None)
+    for part in parts:
+        found |= part
+    return found
 
 
 def _type(kind: Kind) -> TunnelType:

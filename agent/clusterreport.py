@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:  # the command line reads these reports without what objects are made of
-    from agent.objects import Node
-    from agent.surroundings import Surroundings
+    from agent.surroundings import KnownNode, Surroundings
 
 
 class NodeReport(msgspec.Struct, rename="camel", frozen=True):
@@ -49,7 +48,7 @@ def cluster_report(node: str, around: Surroundings) -> ClusterReport:
     )
 
 
-def _nodes(nodes: Iterable[Node]) -> Iterable[NodeReport]:
+def _nodes(nodes: Iterable[KnownNode]) -> Iterable[NodeReport]:
     return (
         NodeReport(node.name, tuple(map(str, node.pod_cidrs)), tuple(map(str, node.internal_addresses)))
         for node in sorted(nodes, key=lambda node: node.name)

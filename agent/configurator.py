@@ -10,12 +10,10 @@ import structlog
 from agent import metrics
 from agent.datastore import Batch
 from agent.draining import Draining
-from agent.objects.kinds import Keyed
-from agent.objects.model import Key
-from agent.objects.policy_objects import PolicyObject
 from agent.objects.problem import Problem
 from agent.routing import Routing
-from agent.translate import problem_of, translate
+from agent.translate import Translator, problem_of
+from bgp.config import BgpConfig
 from bgp.speaker import SpeakerError
 
 SPEAKER_RETRY_S: Final = 2.0
@@ -29,26 +27,23 @@ class Configurator:
     def __init__(self, node: str, namespace: str, routing: Routing, draining: Draining) -> None:
         self.problems: list[Problem | str] = []
         self._node = node
-        self._namespace = namespace  # the agent's own: its Secrets may be named
+        self._translator = Translator(namespace)  # the agent's own: its Secrets may be named
         self._routing = routing
         self._draining = draining
-        self._objects: dict[Key, Keyed] = {}
+        self._config: BgpConfig | None = None  # that routing has
+        self._plan_problems: list[Problem] = []
         self._full_lists = 0
         self._has_configured = asyncio.Event()
 
     async def take(self, batch: Batch) -> None:
         """Take over what changed. Nothing is done until all there is has been read once."""
-        changed = {key: item for key, item in batch.changed.items() if not isinstance(item, PolicyObject)}
-        deleted = batch.deleted & self._objects.keys()
-        self._objects.update(changed)
-        for key in deleted:
-            del self._objects[key]
-        if batch.is_synced and (changed or deleted or batch.full_lists > self._full_lists):
+        is_about_us = self._translator.take(batch.changed, batch.deleted)
+        if batch.is_synced and (is_about_us or self._config is None or batch.full_lists > self._full_lists):
             await self._configure(batch.full_lists)
 
     async def _configure(self, full_lists: int) -> None:
         metrics.OBJECT_CHANGES.inc()
-        config, complaints = translate(self._objects.values(), self._namespace)
+        config, complaints = self._translator.config()
         self.problems = [*map(problem_of, complaints)]
         node = config.nodes.get(self._node)
         if node is None:
@@ -59,8 +54,10 @@ class Configurator:
             )
             return
         self._draining.follow(node)
-        plan = await self._routing.configure(config, node)
-        self.problems += map(problem_of, plan.complaints)
+        if config is not self._config or full_lists > self._full_lists:
+            plan = await self._routing.configure(config, node)
+            self._config, self._plan_problems = config, [*map(problem_of, plan.complaints)]
+        self.problems += self._plan_problems
         if full_lists > self._full_lists:
             self._full_lists = full_lists
             self._routing.confirm_full_list()

@@ -202,7 +202,7 @@ class PodMtu:
         if patterns:
             found = uplinks.named(candidates, patterns)
         else:
-            nodes = [address.packed for node in self._around.others for address in node.internal_addresses]
+            nodes = [host.packed for node in self._around.others for host in node.hosts]
             found = await self._kernel.routed(candidates, nodes)
         if not found and not self.uplinks:  # nobody to talk to as yet: no way is known, all may be one
             found = uplinks.named(candidates, ["*"])

@@ -47,8 +47,8 @@ class NodePathTeller:
             return
         if NODE_OBJECTS not in self._rib.peers():
             self._rib.open(_SOURCE, _rules())
-        for prefix in self._told.keys() & wanted.keys():
-            self._kept_until.pop(prefix, None)
+        for prefix in self._kept_until.keys() & wanted.keys():
+            del self._kept_until[prefix]
         gone = [prefix for prefix in self._told.keys() - wanted.keys() if not self._is_kept(prefix, keep, now)]
         for prefix in gone:
             del self._told[prefix]
@@ -57,7 +57,8 @@ class NodePathTeller:
             self._rib.withdraw(NODE_OBJECTS, gone)
         changed: dict[IPAddress, list[Prefix]] = {}
         for prefix, address in wanted.items():
-            if self._told.get(prefix) != address:
+            told = self._told.get(prefix)
+            if told is not address and told != address:  # nearly all are one object, and addresses compare slowly
                 changed.setdefault(address, []).append(prefix)
         for address, prefixes in changed.items():
             self._rib.learn(NODE_OBJECTS, Attributes(next_hop=address, local_pref=_LOCAL_PREFERENCE), prefixes)

@@ -1,8 +1,8 @@
 """Outgoing NAT and the service guard, from objects and routes into this node's table.
 
 What is translated is a pure function (`masquerade_of`); the rest keeps the table at what it says: at once when objects
-change, and a moment after routes did, where learned destinations are exempt. Learned is what the kernel has our routes
-to: so a restart, which finds the routes of its former life, changes nothing.
+change, and a moment after routes did, where learned destinations are exempt, or nodes of a large cluster. Learned is
+what the kernel has our routes to: so a restart, which finds the routes of its former life, changes nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import chain
 from typing import Final
 
 from agent.enforcement import NodePolicy
-from agent.objects import Node
-from agent.surroundings import Surroundings
+from agent.surroundings import KnownNode, Surroundings
 from agent.translate import selector_of
 from felix.nft import masquerade, serviceguard
 from felix.nft.masquerade import Masquerade
@@ -30,10 +30,13 @@ UNIQUE_LOCAL: Final = Prefix.parse("fc00::/7")
 """RFC 4193: addresses that mean nothing outside of a site."""
 
 GATHERING_S: Final = 0.05
-"""Routes come in thousands: what changes within this time is one change."""
+"""Routes and nodes come in thousands: what changes within this time is one change."""
 
 REST: Final = 20
 """How many times as long as a change took nothing more is done about routes: 5 % of a core at most."""
+
+FEW: Final = 256
+"""Prefixes of a cluster whose set is made at once."""
 
 
 def masquerade_of(
@@ -47,13 +50,16 @@ def masquerade_of(
     said, own = around.network.outgoing_nat, around.own
     if not said.enabled or own is None:
         return Masquerade()
-    nodes = (address for node in around.nodes.values() for address in node.internal_addresses)
+    hosts: Iterable[Prefix] = chain.from_iterable(node.hosts for node in around.nodes.values())
+    if tunnelled:
+        hidden = {address.packed for address in tunnelled}
+        hosts = (host for host in hosts if host.packed not in hidden)
     return Masquerade(
         pods=tuple(cidr for cidr in own.pod_cidrs if _is_for(cidr, said.families)),
         cluster=(
             *around.pod_cidrs,
             *around.network.service_cidrs,
-            *(Prefix.of_host(address) for address in nodes if address not in tunnelled),
+            *hosts,
         ),
         excluded=said.exclude,
         learned=tuple(prefix for prefix in learned if not prefix.is_default) if said.exempt_learned else (),
@@ -80,7 +86,7 @@ def _is_for(cidr: Prefix, families: Collection[Family]) -> bool:
     return cidr.family is Family.IPV4 or UNIQUE_LOCAL.contains(cidr)
 
 
-def _addresses(node: Node) -> dict[Family, bytes]:
+def _addresses(node: KnownNode) -> dict[Family, bytes]:
     """Return the node's first address of each family."""
     return {family_of(address): address.packed for address in reversed(node.internal_addresses)}
 
@@ -122,10 +128,20 @@ class OutgoingNat:
         policy.expect(GUARD)
 
     def refresh(self) -> None:
-        """Have the table say what objects and routes ask for. Before all objects are read, it is left as it is."""
+        """Have the table say what objects and routes ask for. Before all objects are read, it is left as it is.
+
+        Where only the cluster is another, and it is large, that follows in a moment, like routes (`run`).
+        """
         wanted = self._plan()
         if wanted is None:
             return
+        is_large = min(len(wanted.cluster), len(self.wanted.cluster)) > FEW
+        if is_large and wanted != self.wanted and replace(wanted, cluster=self.wanted.cluster) == self.wanted:
+            self._wake.set()
+        else:
+            self._have(wanted)
+
+    def _have(self, wanted: Masquerade) -> None:
         if wanted != self.wanted:
             self.wanted, self._content = wanted, masquerade.render(wanted)
         self._policy.contribute(NAT, self._content)
@@ -157,8 +173,8 @@ class OutgoingNat:
             await asyncio.sleep(GATHERING_S)
             self._wake.clear()
             began = time.monotonic()
-            wanted = self._plan()
-            if wanted is not None and wanted != self.wanted:
-                await asyncio.to_thread(masquerade.render, wanted)  # of many routes: `refresh` finds the sets made
-            self.refresh()
+            if (wanted := self._plan()) is not None and wanted != self.wanted:
+                await asyncio.to_thread(masquerade.render, wanted)  # of many prefixes: then their sets are known
+                if not self._wake.is_set():
+                    self._have(wanted)
             await asyncio.sleep(REST * (time.monotonic() - began))

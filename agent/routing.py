@@ -29,6 +29,7 @@ from agent.peers import Peer
 from agent.sessions import Sessions
 from bgp.config import BgpConfig, Node, NodeRoutes
 from bgp.drain import Drain, Wish
+from bgp.ownership import Ownership, Settlement
 from bgp.path import PeerKey
 from bgp.peering import Plan, plan
 from bgp.rib import Rib
@@ -93,6 +94,7 @@ class Routing:
         self._monitor = monitor
         self._now = now
         self._local_addresses = LocalAddresses(carrier)
+        self._settlement = Settlement()
         self._parting = Parting()
         self._wake = asyncio.Event()
         self._woken_at: float | None = None
@@ -111,10 +113,11 @@ class Routing:
     async def configure(self, config: BgpConfig, node: Node) -> Plan:
         """Take a new configuration. Sessions, rules and announcements that stay the same are not touched."""
         await self._local_addresses.look(config, node)
-        planned = plan(config, node, self._local_addresses.by_peer)
+        planned = plan(config, node, self._local_addresses.by_peer, self._settlement.follow(config.nodes))
         planned = self._parting.extend(config.node_routes, planned, self._now())
-        is_first = self.plan is None
-        self.plan, self._config = planned, config
+        before, self.plan, self._config = self.plan, planned, config
+        is_first = before is None
+        self._mtu_changed |= before is not None and self._has_other_mtus(before.ownership, planned.ownership)
         self.rib.set_max_paths(config.max_paths)
         if not await self.forwarding.choose_resilient(wanted=config.resilient_multipath):
             self.plan = planned = replace(planned, complaints=(*planned.complaints, NOT_RESILIENT))
@@ -182,6 +185,12 @@ class Routing:
     def _mtu_of(self, destination: Prefix) -> int:
         is_of_pods = self.plan is not None and destination in self.plan.ownership.pod_cidrs
         return (self._pod_mtu or 0) if is_of_pods else 0
+
+    def _has_other_mtus(self, before: Ownership, after: Ownership) -> bool:
+        """Whether routes that are there lead to pods now, or do no more."""
+        if not self._pod_mtu or after.pod_cidrs is before.pod_cidrs:
+            return False
+        return any(prefix in self.rib.chosen() for prefix in before.pod_cidrs.differing(after.pod_cidrs))
 
     def confirm_full_list(self) -> None:
         """Say that all objects were read again: deletions that still stand are meant."""

@@ -6,9 +6,9 @@ the name; the loser is complained about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from agent.objects import (
     BGPConfiguration,
@@ -21,6 +21,7 @@ from agent.objects import (
     Secret,
 )
 from agent.objects.kinds import OWN_NAMESPACE, Keyed
+from agent.objects.model import Key
 from agent.objects.network_configuration import NetworkConfigurationSpec
 from agent.objects.problem import Problem
 from agent.objects.session_settings import PrefixRange as PrefixRangeModel
@@ -29,11 +30,13 @@ from agent.objects.session_settings import Timers as TimersModel
 from bgp import config
 from bgp.import_rules import PrefixRange
 from bgp.peering import Complaint
-from inet.prefix import Family
+from inet.prefix import Family, Prefix
 from policy.selector import Operator, Requirement, Selector
 
 T = TypeVar("T", bound=Object)
 V = TypeVar("V")
+
+_NONE: Final[frozenset[Selector]] = frozenset()
 
 
 def translate(
@@ -43,79 +46,209 @@ def translate(
 
     `namespace` is the agent's own, where Secrets are.
     """
-    every = list(objects)
-
-    def of(kind: type[T]) -> list[T]:
-        return sorted((each for each in every if isinstance(each, kind)), key=lambda each: each.seniority)
-
-    network = next(iter(of(NetworkConfiguration)), None)
-    bgp = next(iter(of(BGPConfiguration)), None) or BGPConfiguration.model_validate({"metadata": {"name": "default"}})
-    complaints: list[Complaint] = []
-    nodes = _nodes(of(Node), of(BGPNodeProfile), bgp.spec.local_asn, complaints)
-    labels = {node.name: node.metadata.labels for node in of(Node)}
-    secrets = [secret for secret in of(Secret) if secret.metadata.namespace == namespace]
-    spec = bgp.spec
-    return config.BgpConfig(
-        nodes=nodes,
-        peerings=tuple(_peering(peer, labels) for peer in of(BGPPeer)),
-        mesh_enabled=spec.node_mesh.enabled,
-        mesh_password=_secret_key(spec.node_mesh.password_secret_ref),
-        timers=_timers(spec.timers),
-        listen_port=spec.listen_port,
-        graceful_restart_time_s=spec.graceful_restart.restart_time_seconds if spec.graceful_restart.enabled else None,
-        max_paths=spec.max_paths,
-        resilient_multipath=spec.resilient_multipath,
-        accept=_ranges(spec.import_.accept),
-        max_prefixes=spec.import_.max_prefixes,
-        pod_cidrs=(network.spec.pod_cidrs or None) if network else None,
-        service_cidrs=network.spec.service_cidrs if network else (),
-        secrets={
-            config.SecretKey(secret.name, key): password
-            for secret in secrets
-            for key, password in secret.passwords.items()
-        },
-        secret_names=frozenset(secret.name for secret in secrets),
-        **(_ways(network.spec, of(Node)) if network else {}),
-    ), tuple(complaints)
+    translator = Translator(namespace)
+    translator.take({each.key: each for each in objects})
+    return translator.config()
 
 
-def _ways(spec: NetworkConfigurationSpec, nodes: Sequence[Node]) -> dict[str, Any]:
-    """Return the fields of `BgpConfig` that are about the ways between nodes."""
-    wish = spec.encapsulation
-    overrides: dict[tuple[str, Family], config.Encapsulation] = {}
-    for rank, override in enumerate(wish.overrides):
-        selector = selector_of(override.node_selector)
-        settings = config.Encapsulation(
-            config.EncapsulationMode(override.mode), config.TunnelType(override.type or wish.type), rank
+class Translator:
+    """`translate` for objects that change: what it costs that a few Nodes did does not grow with all the others.
+
+    What everything but Nodes says is one value (`_Settings`), and what this makes of a Node is another (`_Part`). A
+    change of a Node replaces its part; a change of anything else replaces all of them.
+    """
+
+    def __init__(self, namespace: str = OWN_NAMESPACE) -> None:
+        self._namespace = namespace
+        self._nodes: dict[str, Node] = {}
+        self._others: dict[Key, Keyed] = {}
+        self._settings: _Settings | None = None  # None: they are others now
+        self._parts: dict[str, _Part] = {}
+        self._stale: set[str] = set()  # Nodes whose part may be another
+        self._chosen: dict[Selector, frozenset[str]] = {}  # Nodes, by each selector that BGPPeers choose by
+        self._complaints: dict[str, tuple[Complaint, ...]] = {}  # by the Node that gives rise to them
+        self._config = config.BgpConfig()
+
+    def take(self, changed: Mapping[Key, Keyed], deleted: Iterable[Key] = ()) -> bool:
+        """Take over what changed; whether anything of it is known here, or was."""
+        known = False
+        for key, item in changed.items():
+            if isinstance(item, Node):
+                self._nodes[item.name] = item
+                self._stale.add(item.name)
+            elif isinstance(item, Object):
+                self._others[key] = item
+                self._settings = None
+            else:
+                continue
+            known = True
+        for key in deleted:
+            if key.kind == Node.kind and self._nodes.pop(key.name, None) is not None:
+                self._stale.add(key.name)
+            elif key.kind != Node.kind and self._others.pop(key, None) is not None:
+                self._settings = None
+            else:
+                continue
+            known = True
+        return known
+
+    def config(self) -> tuple[config.BgpConfig, tuple[Complaint, ...]]:
+        """Return what `translate` would; the same object as before where nothing in it is another."""
+        is_new = self._settings is None
+        if self._settings is None:
+            self._settings = _Settings(self._others.values(), self._namespace)
+            self._parts, self._complaints = {}, {}
+            self._chosen = dict.fromkeys(self._settings.selectors, frozenset())
+            self._stale = set(self._nodes)
+        changes: dict[str, tuple[_Part | None, _Part | None]] = {}
+        for name in self._stale:
+            before, node = self._parts.pop(name, None), self._nodes.get(name)
+            after = self._settings.part(node) if node else None
+            if after is not None:
+                self._parts[name] = after
+            if before != after:
+                changes[name] = (before, after)
+        self._stale.clear()
+        if is_new:
+            self._config = self._settings.config({}, {}, self._chosen)
+        if is_new or changes:
+            self._exchange(self._settings, changes)
+        complaints = dict.fromkeys(each for some in self._complaints.values() for each in some)
+        return self._config, tuple(sorted(complaints, key=lambda each: (each.name, each.field, each.reason)))
+
+    def _exchange(self, settings: _Settings, changes: Mapping[str, tuple[_Part | None, _Part | None]]) -> None:
+        """Put parts in the place of others: frozen values are made anew, of what is the same and what is not."""
+        nodes, overrides = dict(self._config.nodes), dict(self._config.encapsulation_overrides)
+        chosen: dict[Selector, set[str]] = {}
+        for name, (before, after) in changes.items():
+            for selector in (before.chosen_by if before else _NONE) ^ (after.chosen_by if after else _NONE):
+                chosen.setdefault(selector, set(self._chosen[selector])).symmetric_difference_update({name})
+            for family in before.encapsulation if before else ():
+                del overrides[name, family]
+            self._complaints.pop(name, None)
+            if after is None:
+                del nodes[name]
+                continue
+            if nodes.get(name) != after.node:
+                nodes[name] = after.node
+            overrides |= {(name, family): wish for family, wish in after.encapsulation.items()}
+            if after.complaints:
+                self._complaints[name] = after.complaints
+        self._chosen |= {selector: frozenset(names) for selector, names in chosen.items()}
+        made = settings.config(nodes, overrides, self._chosen)
+        if made != self._config:
+            self._config = made
+
+
+class _Part(NamedTuple):
+    """What a Node comes to."""
+
+    node: config.Node
+    encapsulation: Mapping[Family, config.Encapsulation]  # where it is not the default
+    chosen_by: frozenset[Selector]  # of those in BGPPeers
+    complaints: tuple[Complaint, ...]
+
+
+class _Settings:
+    """What everything but Nodes says."""
+
+    def __init__(self, objects: Collection[Keyed], namespace: str) -> None:
+        def of(kind: type[T]) -> list[T]:
+            return sorted((each for each in objects if isinstance(each, kind)), key=lambda each: each.seniority)
+
+        network = next(iter(of(NetworkConfiguration)), None)
+        said = next(iter(of(BGPConfiguration)), None)
+        bgp = (said or BGPConfiguration.model_validate({"metadata": {"name": "default"}})).spec
+        secrets = [secret for secret in of(Secret) if secret.metadata.namespace == namespace]
+        self._peers = [
+            (peer, selector_of(peer.spec.node_selector), selector_of(target) if target is not None else None)
+            for peer in of(BGPPeer)
+            for target in (peer.spec.peer.node_selector,)
+        ]
+        self.selectors = frozenset(each for _, *both in self._peers for each in both if each is not None)
+        self._profiles = [(profile, selector_of(profile.spec.node_selector)) for profile in of(BGPNodeProfile)]
+        self._default_asn = bgp.local_asn
+        self._overrides = list(_overrides(network.spec)) if network else []
+        self._fields: dict[str, Any] = {
+            "mesh_enabled": bgp.node_mesh.enabled,
+            "mesh_password": _secret_key(bgp.node_mesh.password_secret_ref),
+            "timers": _timers(bgp.timers),
+            "listen_port": bgp.listen_port,
+            "graceful_restart_time_s": bgp.graceful_restart.restart_time_seconds
+            if bgp.graceful_restart.enabled
+            else None,
+            "max_paths": bgp.max_paths,
+            "resilient_multipath": bgp.resilient_multipath,
+            "accept": _ranges(bgp.import_.accept),
+            "max_prefixes": bgp.import_.max_prefixes,
+            "secrets": {
+                config.SecretKey(secret.name, key): password
+                for secret in secrets
+                for key, password in secret.passwords.items()
+            },
+            "secret_names": frozenset(secret.name for secret in secrets),
+            **(_ways(network.spec) if network else {}),
+        }
+
+    def part(self, node: Node) -> _Part:
+        """Return what a Node comes to."""
+        labels = node.metadata.labels
+        complaints: list[Complaint] = []
+        profiles = [profile for profile, selector in self._profiles if selector.matches(labels)]
+        encapsulation: dict[Family, config.Encapsulation] = {}
+        for pools, selector, settings in self._overrides:
+            if selector.matches(labels):
+                inside = {cidr.family for pool in pools for cidr in node.pod_cidrs if pool.contains(cidr)}
+                for family in inside if pools else Family:
+                    encapsulation.setdefault(family, settings)
+        return _Part(
+            _node(node, profiles, self._default_asn, complaints),
+            encapsulation,
+            frozenset(selector for selector in self.selectors if selector.matches(labels)),
+            tuple(complaints),
         )
-        for node in (node for node in nodes if selector.matches(node.metadata.labels)):
-            inside = {cidr.family for pool in override.pod_cidrs for cidr in node.pod_cidrs if pool.contains(cidr)}
-            for family in inside if override.pod_cidrs else Family:
-                overrides.setdefault((node.name, family), settings)
-    by_default = config.Encapsulation(
-        config.EncapsulationMode(wish.mode), config.TunnelType(wish.type), len(wish.overrides)
-    )
+
+    def config(
+        self,
+        nodes: Mapping[str, config.Node],
+        overrides: Mapping[tuple[str, Family], config.Encapsulation],
+        chosen: Mapping[Selector, frozenset[str]],
+    ) -> config.BgpConfig:
+        """Return the configuration for nodes; `chosen` are those that each selector matches."""
+        return config.BgpConfig(
+            nodes=nodes,
+            encapsulation_overrides=overrides,
+            peerings=tuple(
+                _peering(peer, chosen[selector], chosen[target] if target is not None else frozenset())
+                for peer, selector, target in self._peers
+            ),
+            **self._fields,
+        )
+
+
+def _overrides(
+    spec: NetworkConfigurationSpec,
+) -> Iterator[tuple[tuple[Prefix, ...], Selector, config.Encapsulation]]:
+    """Yield which pod CIDRs (none: all) of which nodes have another encapsulation."""
+    wish = spec.encapsulation
+    for rank, override in enumerate(wish.overrides):
+        tunnel = config.TunnelType(override.type or wish.type)
+        settings = config.Encapsulation(config.EncapsulationMode(override.mode), tunnel, rank)
+        yield override.pod_cidrs, selector_of(override.node_selector), settings
+
+
+def _ways(spec: NetworkConfigurationSpec) -> dict[str, Any]:
+    """Return the fields of `BgpConfig` that NetworkConfiguration alone says."""
+    wish = spec.encapsulation
     return {
+        "pod_cidrs": spec.pod_cidrs or None,
+        "service_cidrs": spec.service_cidrs,
         "node_routes": config.NodeRoutes(spec.node_routes),
-        "encapsulation": by_default,
-        "encapsulation_overrides": overrides,
+        "encapsulation": config.Encapsulation(
+            config.EncapsulationMode(wish.mode), config.TunnelType(wish.type), len(wish.overrides)
+        ),
         "vxlan_vni": wish.vni,
         "vxlan_port": wish.port,
-    }
-
-
-def _nodes(
-    nodes: Sequence[Node], profiles: Sequence[BGPNodeProfile], default_asn: int, complaints: list[Complaint]
-) -> dict[str, config.Node]:
-    selectors = [(profile, selector_of(profile.spec.node_selector)) for profile in profiles]
-    return {
-        node.name: _node(
-            node,
-            [profile for profile, selector in selectors if selector.matches(node.metadata.labels)],
-            default_asn,
-            complaints,
-        )
-        for node in nodes
     }
 
 
@@ -157,16 +290,15 @@ def _first(
     return value
 
 
-def _peering(peer: BGPPeer, labels: Mapping[str, Mapping[str, str]]) -> config.Peering:
+def _peering(peer: BGPPeer, nodes: frozenset[str], peer_nodes: frozenset[str]) -> config.Peering:
     spec = peer.spec
-    target = spec.peer.node_selector
     return config.Peering(
         name=peer.name,
-        nodes=_select(spec.node_selector, labels),
+        nodes=nodes,
         address=spec.peer.address,
-        peer_nodes=_select(target, labels) if target is not None else frozenset(),
+        peer_nodes=peer_nodes,
         asn=spec.peer_asn if isinstance(spec.peer_asn, int | None) else config.RelativeAsn(spec.peer_asn),
-        port=spec.port if target is None else None,
+        port=spec.port if spec.peer.node_selector is None else None,
         password=_secret_key(spec.password_secret_ref),
         timers=_timers(spec.timers) if spec.timers else None,
         ttl_security_hops=spec.ttl_security.hops if spec.ttl_security else None,
@@ -201,11 +333,6 @@ def selector_of(selector: LabelSelector) -> Selector:
             *(Requirement(each.key, Operator(each.operator), each.values) for each in selector.match_expressions),
         ]
     )
-
-
-def _select(selector: LabelSelector, labels: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
-    wanted = selector_of(selector)
-    return frozenset(name for name, its in labels.items() if wanted.matches(its))
 
 
 def _timers(timers: TimersModel) -> config.Timers:

@@ -85,17 +85,25 @@ def settle_tunnels(config: BgpConfig, node: Node, ownership: Ownership) -> dict[
     An address that two Nodes claim is the older one's (`bgp.ownership`).
     """
     found: dict[IPAddress, Tunnel] = {}
-    for name, other in config.nodes.items():
-        if name == node.name:
+    for name in config.nodes:
+        found |= tunnels_to(name, config, node, ownership)
+    return found
+
+
+def tunnels_to(name: str, config: BgpConfig, node: Node, ownership: Ownership) -> dict[IPAddress, Tunnel]:
+    """Return what `settle_tunnels` says of one node, which need not exist."""
+    found: dict[IPAddress, Tunnel] = {}
+    other = config.nodes.get(name)
+    if other is None or name == node.name:
+        return found
+    for family in Family:
+        wish = _stricter(config.encapsulation_of(node.name, family), config.encapsulation_of(name, family))
+        if wish.mode is EncapsulationMode.NEVER:
             continue
-        for family in Family:
-            address = other.address(family)
-            if address is None or ownership.addresses.get(address) != name or address in node.addresses:
-                continue
-            wish = _stricter(config.encapsulation_of(node.name, family), config.encapsulation_of(name, family))
-            if wish.mode is not EncapsulationMode.NEVER:
-                vni = config.vxlan_vni if wish.type is TunnelType.VXLAN else 0
-                found[address] = Tunnel(name, wish.type, wish.mode, vni)
+        address = other.address(family)
+        if address is not None and ownership.addresses.get(address) == name and address not in node.addresses:
+            vni = config.vxlan_vni if wish.type is TunnelType.VXLAN else 0
+            found[address] = Tunnel(name, wish.type, wish.mode, vni)
     return found
 
 
@@ -127,9 +135,25 @@ def node_paths(
     """Return the paths that need no BGP: where nodes share a link and routes are Direct, or a tunnel is allowed."""
     next_hops: dict[Prefix, IPAddress] = {}
     left_out: dict[Prefix, str] = {}
-    for prefix, name in ownership.pod_cidrs.items():
-        if name == node.name:
-            continue
+    for name in ownership.by_node:
+        paths = paths_to(name, config, node, ownership, tunnels, on_link)
+        next_hops |= paths.next_hops
+        left_out |= paths.left_out
+    return NodePaths(next_hops, left_out)
+
+
+def paths_to(  # noqa: PLR0917 - what `node_paths` takes, and which node it is about
+    name: str,
+    config: BgpConfig,
+    node: Node,
+    ownership: Ownership,
+    tunnels: Mapping[IPAddress, Tunnel],
+    on_link: frozenset[IPAddress],
+) -> NodePaths:
+    """Return what `node_paths` says of one node, which need not exist."""
+    next_hops: dict[Prefix, IPAddress] = {}
+    left_out: dict[Prefix, str] = {}
+    for prefix in ownership.pod_cidrs_of(name) if name != node.name else ():
         address = config.nodes[name].address(prefix.family)
         if address is None or ownership.addresses.get(address) != name or address in node.addresses:
             left_out[prefix] = f"Node {name} has no address of family {prefix.family.label} of its own"

@@ -60,9 +60,14 @@ class Plan:
     complaints: tuple[Complaint, ...]
 
 
-def plan(config: BgpConfig, node: Node, local_addresses: Mapping[PeerKey, IPAddress]) -> Plan:
-    """Return what `node` should do. `local_addresses` has the kernel's source address towards each peer."""
-    return _Planner(config, node, local_addresses).plan()
+def plan(
+    config: BgpConfig, node: Node, local_addresses: Mapping[PeerKey, IPAddress], ownership: Ownership | None = None
+) -> Plan:
+    """Return what `node` should do. `local_addresses` has the kernel's source address towards each peer.
+
+    `ownership` is what `settle` says of the nodes, for who knows it already.
+    """
+    return _Planner(config, node, local_addresses, ownership or settle(config.nodes.values())).plan()
 
 
 def router_id(node: Node) -> IPv4Address:
@@ -78,11 +83,13 @@ def router_id(node: Node) -> IPv4Address:
 
 
 class _Planner:
-    def __init__(self, config: BgpConfig, node: Node, local_addresses: Mapping[PeerKey, IPAddress]) -> None:
+    def __init__(
+        self, config: BgpConfig, node: Node, local_addresses: Mapping[PeerKey, IPAddress], ownership: Ownership
+    ) -> None:
         self._config = config
         self._node = node
         self._local_addresses = local_addresses
-        self._ownership = settle(config.nodes.values())
+        self._ownership = ownership
         self._router_id = router_id(node)
         self._own_prefixes = self._ownership.pod_cidrs_of(node.name)
         sources = [each.source_address for each in config.peerings if each.source_address and node.name in each.nodes]

@@ -19,6 +19,7 @@ from bgp.decision import Choice, choose
 from bgp.import_rules import ImportRules
 from bgp.path import Attributes, NextHopKey, Path, PeerKey, Source
 from inet.prefix import Family, Prefix
+from inet.prefix_map import PrefixMap
 
 _MEMO_LIMIT = 8192
 
@@ -73,6 +74,8 @@ class Rib:
         self._costs: dict[NextHopKey, int] = {}  # of reachable next hops alone
         self._unresolved: set[NextHopKey] = set()
         self._memo: dict[tuple[Path, ...], Choice | None] = {}
+        nobody: PrefixMap[str] = PrefixMap({})
+        self._owners_compared = (nobody, nobody, nobody)  # before, after, whose owner is another
 
     # Peers
 
@@ -86,21 +89,34 @@ class Rib:
         if (peer.source, peer.rules) != (source, rules):
             # Another BGP Identifier or AS: its old words count as the new speaker's until they are swept.
             peer.source, peer.rules = source, rules
-            self._retell(peer)
+            self._retell(peer, peer.received)
 
     def set_rules(self, peer: PeerKey, rules: ImportRules) -> None:
         """Judge everything the peer said again by other rules."""
         entry = self._peers.get(peer)
-        if entry is not None and entry.rules != rules:
-            entry.rules = rules
-            self._retell(entry)
+        if entry is None or entry.rules == rules:
+            return
+        before, entry.rules = entry.rules, rules
+        if replace(before, owners=rules.owners) == rules:  # of thousands of Nodes one has changed
+            changed = self._changed_owners(before.owners, rules.owners)
+            self._retell(entry, changed.lying_in(entry.received))
+        else:
+            self._retell(entry, entry.received)
 
-    def _retell(self, entry: AdjRibIn) -> None:
+    def _changed_owners(self, before: PrefixMap[str], after: PrefixMap[str]) -> PrefixMap[str]:
+        """Return the prefixes whose owner is another, remembered for the other sessions."""
+        known_before, known_after, known = self._owners_compared
+        if known_before is before and known_after is after:
+            return known
+        self._owners_compared = (before, after, changed := before.differing(after))
+        return changed
+
+    def _retell(self, entry: AdjRibIn, prefixes: Iterable[Prefix]) -> None:
         by_path: dict[Path, list[Prefix]] = {}
-        for prefix, path in entry.received.items():
-            by_path.setdefault(path, []).append(prefix)
-        for path, prefixes in by_path.items():
-            self._judge(entry, self._path(entry, path.attributes), prefixes)
+        for prefix in prefixes:
+            by_path.setdefault(entry.received[prefix], []).append(prefix)
+        for path, its in by_path.items():
+            self._judge(entry, self._path(entry, path.attributes), its)
 
     def learn(self, peer: PeerKey, attributes: Attributes, prefixes: Iterable[Prefix]) -> None:
         """An UPDATE announced prefixes. Each replaces what the peer said of it before (RFC 4271 section 3.1)."""

@@ -26,12 +26,14 @@ def prefix_set(prefixes: tuple[Prefix, ...], family: Family) -> SetContent:
 
     There may be ten thousands of them, of which nothing has changed since the last time: so it is remembered.
     """
-    intervals = normalise(_interval(prefix) for prefix in prefixes if prefix.family is family)
     size = family.bits // 8
+    host_bits = [(1 << (family.bits - length)) - 1 for length in range(family.bits + 1)]
+    intervals = normalise(
+        [
+            (first := int.from_bytes(packed), first | host_bits[length])
+            for packed, length in prefixes
+            if len(packed) == size
+        ]
+    )
     packed = (Interval(first.to_bytes(size), last.to_bytes(size)) for first, last in intervals)
     return SetContent(SetText(f"type {TYPES[family]}; flags interval"), dict.fromkeys(packed, PLAIN))
-
-
-def _interval(prefix: Prefix) -> tuple[int, int]:
-    first = int.from_bytes(prefix.packed)
-    return first, first | ((1 << (prefix.family.bits - prefix.length)) - 1)

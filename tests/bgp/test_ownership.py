@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.config import Node
-from bgp.ownership import Conflict, Ownership, settle
+from bgp.ownership import Conflict, Ownership, Settlement, settle
 from inet.prefix import Prefix
 from tests.bgp.builders import V4, V6, Net, node
 
@@ -139,3 +139,60 @@ def test_the_oldest_node_gets_all_it_claims(claimants: list[Node]) -> None:
     found = settle(claimants)
     for oldest in sorted(claimants, key=lambda claimant: (claimant.created, claimant.name))[:1]:
         assert all(any(own.contains(prefix) for own in found.pod_cidrs_of(oldest.name)) for prefix in oldest.pod_cidrs)
+
+
+CLAIMED = ("10.42.0.0/24", "10.42.1.0/24", "10.42.0.0/23", "10.42.1.64/26", "fd42::/64", "fd42::/48", "0.0.0.0/0")
+
+
+def changes() -> st.SearchStrategy[dict[str, Node | None]]:
+    """Some nodes of few, each new, other than before, or gone; what they claim meets often."""
+    nodes = st.builds(
+        lambda number, cidrs, hosts, created: node(
+            number,
+            pod_cidrs=tuple(map(Prefix.parse, cidrs)),
+            addresses=tuple(V4.host(host) for host in hosts),
+            created=created,
+        ),
+        st.integers(1, 5),
+        st.lists(st.sampled_from(CLAIMED), max_size=2),
+        st.lists(st.integers(1, 6), max_size=2),
+        st.sampled_from([OLD, YOUNG]),
+    )
+    some = st.lists(nodes, max_size=3).map(lambda found: {each.name: each for each in found})
+    gone = st.sets(st.integers(1, 5), max_size=2).map(lambda numbers: {f"n{number}": None for number in numbers})
+    return st.builds(lambda new, old: {**new, **old}, some, gone)
+
+
+@given(st.lists(changes(), max_size=8))
+def test_followed_through_changes_it_is_what_settling_all_comes_to(steps: list[dict[str, Node | None]]) -> None:
+    settlement, nodes = Settlement(), dict[str, Node]()
+    for step in steps:
+        merged = {**nodes, **step}
+        nodes = {name: each for name, each in merged.items() if each is not None}
+        found = settlement.follow(nodes)
+        assert found == settle(nodes.values())
+        for text in CLAIMED:  # how it is looked up, too
+            prefix = Prefix.parse(text)
+            assert found.pod_cidrs.covering(prefix) == settle(nodes.values()).pod_cidrs.covering(prefix)
+
+
+def test_what_says_the_same_is_the_same(net: Net) -> None:
+    settlement = Settlement()
+    nodes = {f"n{number}": node(number) for number in range(1, 9)}
+    before = settlement.follow(nodes)
+    assert settlement.follow({**nodes, "n2": node(2, asn=65000)}) is before
+    moved = settlement.follow({**nodes, "n2": node(2, addresses=(net.host(99),))})
+    assert moved.pod_cidrs is before.pod_cidrs
+    assert moved.addresses[net.host(99)] == "n2"
+
+
+def test_of_nodes_that_meet_nobody_none_is_settled_anew(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    settlement = Settlement()
+    nodes = {f"n{number}": node(number) for number in range(1, 9)}
+    settlement.follow(
+        {**nodes, "n9": node(1, name="n9")}
+    )  # two of one name meet; they are none of the others' business
+    monkeypatch.setattr("bgp.ownership.settle", None)  # to be called by nobody
+    found = settlement.follow({**nodes, "n9": node(1, name="n9"), "n20": node(20)})
+    assert found.pod_cidrs[net.cidr(20)] == "n20"
+    assert {conflict.node for conflict in found.conflicts} == {"n9"}
