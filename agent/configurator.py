@@ -35,11 +35,13 @@ class Configurator:
         self._full_lists = 0
         self._has_configured = asyncio.Event()
 
-    async def take(self, batch: Batch) -> None:
-        """Take over what changed. Nothing is done until all there is has been read once."""
+    async def take(self, batch: Batch) -> bool:
+        """Take over what changed; whether anything was to be done. Nothing is until all there is has been read once."""
         is_about_us = self._translator.take(batch.changed, batch.deleted)
         if batch.is_synced and (is_about_us or self._config is None or batch.full_lists > self._full_lists):
             await self._configure(batch.full_lists)
+            return True
+        return False
 
     async def _configure(self, full_lists: int) -> None:
         metrics.OBJECT_CHANGES.inc()

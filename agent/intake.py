@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -13,6 +16,10 @@ from agent.enforcement import NodePolicy
 from agent.network import NodeNetwork
 from agent.objects.problem import Problem
 from agent.view import View
+
+GATHERING_S: Final = 0.01
+"""After a change of what routing goes by nothing is taken for so long, or as long as that took: nodes that come or go
+by the hundred, each by an event of its own, are a few changes, and half of the time is everybody else's."""
 
 log = structlog.get_logger("agent")
 
@@ -42,9 +49,12 @@ class Intake:
         async for batch in self._datastore.batches():
             self._policy.take(batch)
             self._network.take(batch)
-            await self._configurator.take(batch)
+            began = time.monotonic()
+            was_about_routing = await self._configurator.take(batch)
             self._cni.wake()
             self._tell([*batch.problems, *self._configurator.problems, *self._policy.problems])
+            if was_about_routing:
+                await asyncio.sleep(max(GATHERING_S, time.monotonic() - began))
 
     def _tell(self, problems: Sequence[Problem | str]) -> None:
         told = list(map(str, problems))

@@ -10,8 +10,9 @@ import pytest
 
 from agent.parting import PARTING_S
 from agent.vnis import RememberedVnis
-from bgp.carriage import hardware_address
-from bgp.config import Encapsulation, EncapsulationMode, NodeRoutes, TunnelType
+from bgp.carriage import hardware_address, node_paths, settle_tunnels
+from bgp.config import Encapsulation, EncapsulationMode, Node, NodeRoutes, TunnelType
+from bgp.ownership import settle
 from bgp.switchover import LINGER_S, UNDERSTOOD_S, USE_UNHEARD_AFTER_S
 from felix.encap import Outer
 from felix.faketunnels import INTERFACES
@@ -556,3 +557,36 @@ async def test_a_restart_writes_nothing(world: World) -> None:
         await again.configure(encapsulation=FALLBACK, mesh_enabled=False)
         assert way(again, 3) == (tunnel(world, 3),)
         assert again.table.written == []
+
+
+# Nodes that change
+
+
+@pytest.mark.parametrize("encapsulation", [Encapsulation(), FALLBACK, ALWAYS], ids=lambda each: each.mode.value)
+@pytest.mark.parametrize("node_routes", list(NodeRoutes), ids=lambda each: each.value)
+async def test_followed_through_changes_of_nodes_the_ways_are_those_of_all_nodes(
+    world: World, node_routes: NodeRoutes, encapsulation: Encapsulation
+) -> None:
+    world.resolver.answers[world.host(5), None] = Resolution((world.hop(ROUTER),), is_on_link=False)
+    await world.configure(node_routes=node_routes, encapsulation=encapsulation, mesh_enabled=False)
+    n2, n3 = world.config.nodes["n2"], world.config.nodes["n3"]
+    steps: tuple[dict[str, Node | None], ...] = (
+        {"n4": world.node(4), "n5": world.node(5)},
+        {"n4": world.node(4, addresses=(world.host(5),)), "n5": world.node(5, addresses=(world.host(4),))},
+        {"n5": world.node(5, addresses=(world.host(2),), created="2026")},  # another one's address
+        {"n2": None},
+        {"n5": world.node(5, addresses=()), "n2": n2},
+        {"n3": world.node(3, pod_cidrs=(world.cidr(6),)), "n4": world.node(4, asn=65001)},
+        {"n1": world.node(1, addresses=(world.host(3),)), "n3": None},
+        {"n1": world.node(1), "n3": n3, "n4": None, "n5": None},
+    )
+    for step in steps:
+        merged = {**world.config.nodes, **step}
+        nodes = {name: node for name, node in merged.items() if node is not None}
+        await world.configure(nodes=nodes)
+        ownership = settle(nodes.values())
+        wanted = settle_tunnels(world.config, nodes["n1"], ownership)
+        on_link = frozenset(each for each in ownership.addresses if world.resolver.resolve(each).is_on_link)
+        assert dict(world.carrier._wanted) == wanted
+        tunnels = world.carrier._switchover.tunnels
+        assert world.carrier.node_paths == node_paths(world.config, nodes["n1"], ownership, tunnels, on_link)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from agent import intake
 from agent.cni.links import FakePodLinks
 from agent.cni.node import NO_RUNTIME, NodeCni, NodeFacts
 from agent.cni.podnetwork import PodNetwork
@@ -22,6 +23,8 @@ from agent.intake import Intake
 from agent.lab.wait import eventually
 from agent.objects.problem import Problem
 from agent.view import View
+from bgp.config import BgpConfig, Node
+from bgp.peering import Plan
 from tests.agent.idle_network import idle_network
 from tests.agent.objects_of_nodes import node_object
 from tests.agent.policy_world import manifest
@@ -94,3 +97,23 @@ async def test_what_is_missing_is_a_problem_that_no_object_has(stage: Stage) -> 
     await stage.until(lambda: stage.view.problems, "the problem")
     assert stage.view.problems == ["there is no Node object n1: nothing is done until there is one"]
     assert stage.view.objections == []
+
+
+async def test_nodes_that_come_one_after_the_other_within_moments_are_few_changes(
+    world: World, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured: list[int] = []
+    configure = world.routing.configure
+
+    async def counted(config: BgpConfig, node: Node) -> Plan:
+        configured.append(len(config.nodes))
+        return await configure(config, node)
+
+    monkeypatch.setattr(world.routing, "configure", counted)
+    monkeypatch.setattr(intake, "GATHERING_S", 0.5)
+    stage.datastore.listed()
+    for number in range(3, 203):
+        stage.datastore.put(node_object(number))
+        await asyncio.sleep(0)  # an event of its own
+    await stage.until(lambda: configured and configured[-1] == 202, "all nodes")
+    assert len(configured) <= 3

@@ -250,3 +250,18 @@ async def test_another_way_to_a_peer_does_not_change_the_session_while_its_own_a
     world.monitor.tell(ForeignRouteChanged(Prefix.of_host(world.host(11))))
     await world.settle()
     assert world.speaker.sessions[world.host(11)].local_address == world.host(99)
+
+
+async def test_a_route_that_a_new_node_makes_one_to_pods_gets_their_mtu_at_once(world: World) -> None:
+    cluster = Prefix.parse("10.42.0.0/16" if world.family is Family.IPV4 else "fd42::/48")
+    await world.with_routers(8, pod_cidrs=(cluster,))
+    await world.up(8)
+    await world.hear(8, [world.cidr(4)], path=[65100])
+    world.routing.set_pod_mtu(1400)
+    await world.settle()
+    assert world.cidr(4) in world.kernel()
+    assert world.table.mtus.get(world.cidr(4), 0) == 0
+    await world.configure(nodes={**world.config.nodes, "n4": world.node(4)})
+    assert world.table.mtus[world.cidr(4)] == 1400
+    await world.configure(nodes={name: node for name, node in world.config.nodes.items() if name != "n4"})
+    assert world.table.mtus.get(world.cidr(4), 0) == 0

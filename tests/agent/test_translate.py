@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.objects.kinds import Keyed, decode, key_of, kind_of
-from agent.translate import problem_of, translate
+from agent.objects.kinds import KINDS, Keyed, decode, key_of, kind_of
+from agent.objects.model import Key
+from agent.translate import Translator, problem_of, translate
 from bgp import config
 from bgp.import_rules import PrefixRange
 from inet.prefix import Family, Prefix, parse_address
@@ -199,3 +202,54 @@ def test_encapsulation_and_its_overrides_are_resolved_to_nodes_and_families() ->
     assert made.encapsulation_of("n1", Family.IPV4) == config.Encapsulation(always, ipip, 2)
     assert made.encapsulation_of("n2", Family.IPV4) == config.Encapsulation(always, vxlan, 1)
     assert made.encapsulation_of("n9", Family.IPV4) == made.encapsulation
+
+
+# Objects that change
+
+PROFILE = {"nodeSelector": {"matchLabels": {"rack": "a"}}}
+SETTINGS = (
+    ("BGPNodeProfile", "p1", {**PROFILE, "localASN": 65001}),
+    ("BGPNodeProfile", "p2", {**PROFILE, "localASN": 65002}),
+    ("BGPPeer", "tor", {**PROFILE, "peer": {"address": "192.0.2.1"}, "peerASN": 65100}),
+    ("BGPPeer", "rack", {"peer": PROFILE}),
+    (
+        "NetworkConfiguration",
+        "default",
+        {"encapsulation": {"overrides": [{"name": "a", **PROFILE, "mode": "Always", "podCIDRs": ["10.42.0.0/23"]}]}},
+    ),
+)
+
+
+def node_object(number: int, rack: str, cidr: int) -> Keyed:
+    cidrs = [f"10.42.{cidr}.0/24", f"fd42:0:0:{cidr:x}::/64"]
+    addresses = [{"type": "InternalIP", "address": text} for text in (f"172.16.0.{number}", f"fd00::{number}")]
+    metadata = {"name": f"n{number}", "labels": {"rack": rack}}
+    document = {"metadata": metadata, "spec": {"podCIDRs": cidrs}, "status": {"addresses": addresses}}
+    return decode(KINDS["Node"], key_of(KINDS["Node"], document), document)
+
+
+def changes() -> st.SearchStrategy[tuple[list[Keyed], set[Key]]]:
+    """Some objects that are new or others than before, and some that are gone."""
+    nodes = st.builds(node_object, st.integers(1, 3), st.sampled_from("ab"), st.integers(0, 3))
+    settings = st.sampled_from(SETTINGS).map(lambda said: objects(of_ours(said[0], said[1], **said[2]))[0])
+    items = st.lists(st.one_of(nodes, settings), max_size=3)
+    return st.tuples(items, items.map(lambda found: {each.key for each in found}))
+
+
+@given(st.lists(changes(), max_size=6))
+def test_translated_change_by_change_it_is_what_all_objects_come_to(steps: list[tuple[list[Keyed], set[Key]]]) -> None:
+    translator, every = Translator(), dict[Key, Keyed]()
+    for new, gone in steps:
+        changed = {each.key: each for each in new if each.key not in gone}
+        every = {key: each for key, each in {**every, **changed}.items() if key not in gone}
+        translator.take(changed, gone)
+        assert translator.config() == translate(every.values())
+
+
+def test_a_label_that_nobody_asks_for_changes_nothing() -> None:
+    translator = Translator()
+    translator.take({each.key: each for each in (node_object(1, "a", 0), node_object(2, "a", 1))})
+    before, _ = translator.config()
+    other = node_object(2, "b", 1)
+    translator.take({other.key: other})
+    assert translator.config()[0] is before

@@ -64,3 +64,23 @@ def test_what_it_was_made_from_may_change_later() -> None:
     made = PrefixMap(items)
     items.clear()
     assert made.covering(Prefix.parse("10.42.1.0/24")) == "narrow"
+
+
+@given(st.dictionaries(prefixes(), st.integers(1, 9)), st.data())
+def test_replaced_it_is_a_map_of_what_is_there_then(items: dict[Prefix, int], data: st.DataObject) -> None:
+    before = PrefixMap(items)
+    gone = data.draw(st.lists(st.sampled_from(sorted(items)), unique=True)) if items else []
+    new = data.draw(st.dictionaries(prefixes(), st.integers(1, 9)))
+    left = {prefix: value for prefix, value in items.items() if prefix not in gone} | new
+    found, prefix = before.replaced(gone, new), data.draw(prefixes())
+    assert found == PrefixMap(left)
+    assert found.covering(prefix) == PrefixMap(left).covering(prefix)
+    assert before == PrefixMap(items)
+    assert before.differing(found).keys() >= before.differing(PrefixMap(left)).keys()
+
+
+@given(st.dictionaries(prefixes(), st.integers(1, 9)), st.sets(prefixes()))
+def test_it_tells_which_of_many_lie_in_it(items: dict[Prefix, int], many: set[Prefix]) -> None:
+    assert set(PrefixMap(items).lying_in(many)) == {
+        each for each in many if any(around.contains(each) for around in items)
+    }
