@@ -23,6 +23,7 @@ from bench import (
     kernel_writer,
     kubernetes,
     nat,
+    nodes,
     policy,
     policy_flood,
     policy_packets,
@@ -43,6 +44,7 @@ BENCHMARKS: Final = (
     policy_flood,
     encapsulation,
     nat,
+    nodes,
     kubernetes,
 )
 _RESULTS: Final = Path(__file__).parent / "results"

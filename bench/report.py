@@ -29,6 +29,7 @@ from bench import (
     kernel_writer,
     kubernetes,
     nat,
+    nodes,
     policy,
     policy_flood,
     policy_packets,
@@ -110,7 +111,11 @@ def _policy_targets() -> dict[Line, float]:
     }
 
 
-TARGETS: Final[Mapping[Line, float]] = {**_targets(), **_policy_targets()}
+TARGETS: Final[Mapping[Line, float]] = {
+    **_targets(),
+    **_policy_targets(),
+    **{Line(nodes.NAME, case, quantity): limit for (case, (quantity, _)), limit in nodes.LIMITS.items()},
+}
 """What Tortie must not exceed."""
 
 
