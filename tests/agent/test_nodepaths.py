@@ -8,7 +8,7 @@ from inet.prefix import Prefix, parse_address
 
 P, Q = Prefix.parse("10.42.2.0/24"), Prefix.parse("fd42:0:0:2::/64")
 HERE, THERE = parse_address("172.16.0.2"), parse_address("172.16.0.3")
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 
 
 def told(rib: Rib) -> dict[Prefix, str]:
