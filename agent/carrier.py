@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from agent.tunnel_devices import KINDS, Owner, devices, end_of, gateway, hop_through
 from agent.vnis import RememberedVnis
 from bgp.carriage import (
     OVERHEAD,
@@ -33,7 +34,6 @@ from bgp.config import BgpConfig, EncapsulationMode, Node, NodeRoutes, TunnelTyp
 from bgp.ownership import Ownership
 from bgp.switchover import FarEnd, Medium, Switchover, medium_of
 from felix.backstops import Backstops
-from felix.encap import Outer
 from felix.netlink import in_turns
 from felix.resolver import EVERYTHING, Doubts, Resolution, Resolver, Target
 from felix.route import NextHop
@@ -44,13 +44,6 @@ from inet.prefix import Family, IPAddress, Prefix, family_of
 
 DEFAULT_LINK_MTU: Final = 1500
 """Until somebody knows better."""
-
-_KINDS: Final = {
-    Medium(TunnelType.VXLAN, Family.IPV4): Kind.VXLAN,
-    Medium(TunnelType.VXLAN, Family.IPV6): Kind.VXLAN,
-    Medium(TunnelType.IPIP, Family.IPV4): Kind.IPIP,
-    Medium(TunnelType.IPIP, Family.IPV6): Kind.IP6TNL,
-}
 
 T = TypeVar("T")
 
@@ -116,10 +109,10 @@ class Carrier:
             if address is not None and self._resolver.resolve(address).next_hops == hops:
                 self._found_plain.add(address)
         wanted = settle_tunnels(config, node, ownership)
-        needed = {_KINDS[medium_of(*each)] for tunnels in (found, wanted) for each in tunnels.items()}
+        needed = {KINDS[medium_of(*each)] for tunnels in (found, wanted) for each in tunnels.items()}
         left = await self.tunnels.present() - needed  # others may not have heard that they are used no more
         families = {prefix.family for prefix in ownership.pod_cidrs_of(node.name)}
-        media = {medium for medium, kind in _KINDS.items() if kind in left and medium.family in families}
+        media = {medium for medium, kind in KINDS.items() if kind in left and medium.family in families}
         others = {FarEnd(address, name) for address, name in ownership.addresses.items() if name != node.name}
         vnis = self._remembered.read() | ({config.vxlan_vni} if media else frozenset())
         self._switchover.adopt(found, media, others if media else (), vnis, self._now())
@@ -205,8 +198,8 @@ class Carrier:
 
     async def _is_in_use_by_others(self, medium: Medium) -> bool:
         """Whether packets came out of a device since this was last asked."""
-        kind = _KINDS[medium]
-        is_shared = any(_KINDS[each] is kind for each in self._switchover.media - self._switchover.lingering)
+        kind = KINDS[medium]
+        is_shared = any(KINDS[each] is kind for each in self._switchover.media - self._switchover.lingering)
         before, now = self._received.get(kind), await self.tunnels.received(kind)
         self._received[kind] = now
         return not is_shared and before != now  # of a shared one nobody knows who uses it
@@ -218,7 +211,7 @@ class Carrier:
         found = {}
         for address, tunnel in self._switchover.to_try.items():
             ends = self._ownership.pod_cidrs_of(tunnel.node) if self._ownership else ()
-            far_end = _end(ends, family_of(address))
+            far_end = end_of(ends, family_of(address))
             hop = self._hop(address, tunnel)
             if far_end and hop is not None:
                 found[address, tunnel] = Trial(far_end, hop)
@@ -311,7 +304,7 @@ class Carrier:
                 log.error("tunnel.failed", device=DEVICES[kind], reason=problem)
         if self._switchover.to_try:
             self.has_trials.set()
-        for kind in {_KINDS[medium] for medium in self._switchover.lingering} - self._received.keys():
+        for kind in {KINDS[medium] for medium in self._switchover.lingering} - self._received.keys():
             self._received[kind] = await self.tunnels.received(kind)
         self.on_change()
 
@@ -324,25 +317,14 @@ class Carrier:
 
     def _neighbours(self) -> dict[bytes, bytes]:
         """Return the far ends of VXLAN, and for a while those that were: routes leave them after this."""
-        return {_gateway(*end): hardware_address(end.node) for end in self._switchover.far_ends}
+        return {gateway(*end): hardware_address(end.node) for end in self._switchover.far_ends}
 
     def _devices(self) -> Iterator[Device]:
-        media = self._switchover.media
-        if not media or self._node is None or self._ownership is None:
-            return
+        if self._node is None or self._ownership is None:
+            return iter(())
+        own = Owner(self._node.name, self._ownership.pod_cidrs_of(self._node.name))
         link_mtu = self.uplink_mtu() or DEFAULT_LINK_MTU
-        for kind in Kind:
-            families = sorted(medium.family for medium in media if _KINDS[medium] is kind)
-            if not families:
-                continue
-            own = self._ownership.pod_cidrs_of(self._node.name)
-            yield Device(
-                kind,
-                tuple((family, link_mtu - OVERHEAD[_type(kind), family]) for family in families),
-                port=self._config.vxlan_port if kind is Kind.VXLAN else 0,
-                mac=hardware_address(self._node.name) if kind is Kind.VXLAN else b"",
-                addresses=tuple(end for family in families if (end := _end(own, family))),
-            )
+        return devices(self._switchover.media, own, link_mtu, self._config.vxlan_port)
 
     # What others ask
 
@@ -387,7 +369,7 @@ class Carrier:
     @property
     def devices(self) -> frozenset[str]:
         """The names of the devices that may be in use."""
-        return frozenset(DEVICES[_KINDS[medium]] for medium in self._switchover.media)
+        return frozenset(DEVICES[KINDS[medium]] for medium in self._switchover.media)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -481,44 +463,20 @@ class Carrier:
             return self._resolver.resolve(address, interface)
         hop = self._hop(address, tunnel)
         if hop is None:
-            kind = _KINDS[medium_of(address, tunnel)]
+            kind = KINDS[medium_of(address, tunnel)]
             reason = self.tunnels.problems.get(kind, f"{DEVICES[kind]} is not there yet")
             return Resolution((), is_on_link=False, reason=f"it needs a tunnel: {reason}")
         return Resolution((hop,), is_on_link=False, tunnel_cost=carriage.cost)
 
     def _hop(self, address: IPAddress, tunnel: Tunnel) -> NextHop | None:
         """Return the next hop through a tunnel; None while its device is not there."""
-        kind = _KINDS[medium_of(address, tunnel)]
-        device = self.tunnels.interface(kind)
-        if device is None:
-            return None
-        outer = Outer(address.packed, self._source(family_of(address)))
-        if kind is Kind.VXLAN:  # Ethernet: the other node is found by its hardware address, as a neighbour
-            outer = outer._replace(vni=tunnel.vni)
-            return NextHop(_gateway(address, tunnel.node), device, onlink=True, outer=outer)
-        return NextHop(b"", device, outer=outer)
+        device = self.tunnels.interface(KINDS[medium_of(address, tunnel)])
+        return None if device is None else hop_through(device, address, tunnel, self._source(family_of(address)))
 
     def _source(self, family: Family) -> bytes:
         """Return the outer source: the address that other nodes know this one by, so that they accept it."""
         address = self._node.address(family) if self._node else None
         return address.packed if address is not None and address in self._own_addresses else b""
-
-
-def _end(pod_cidrs: Iterable[Prefix], family: Family) -> bytes:
-    """Return the address of a node's end of its tunnels; empty where it has none."""
-    first = next((each for each in pod_cidrs if each.family is family), None)
-    return first.packed if first is not None and not first.is_host else b""
-
-
-def _gateway(address: IPAddress, node: str) -> bytes:
-    """Return the address by which a node is known as a neighbour on the VXLAN device.
-
-    IPv6 takes no gateway there that a route of another link leads to, so it is a link-local one (RFC 4291 appendix A).
-    """
-    if address.version == 4:
-        return address.packed
-    mac = hardware_address(node)
-    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 
 def _addresses_of(names: Iterable[str], config: BgpConfig) -> frozenset[IPAddress]:
@@ -534,7 +492,3 @@ def _exchanged(
     for part in parts:
         found |= part
     return found
-
-
-def _type(kind: Kind) -> TunnelType:
-    return next(medium.type for medium, its in _KINDS.items() if its is kind)

@@ -66,5 +66,3 @@ class TunnelTrials:
         log.info("tunnel.answered", nodes=len({tunnel.node for _, tunnel in answered}), of=len(trials))
         self._carrier.hear(answered)
         self._changed()
-        while any(key in self._carrier.trials() for key in answered):
-            await self._sleep(0)
