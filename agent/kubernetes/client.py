@@ -91,13 +91,23 @@ class _Groups(msgspec.Struct, tag_field="kind", tag="APIGroupList"):
 _read_groups: Final = msgspec.json.Decoder(_Groups).decode
 
 
+class _Identity:
+    """The library's client, which says who we are; and how many requests are being sent by it."""
+
+    __slots__ = ("api", "is_stale", "users")
+
+    def __init__(self, api: ApiClient) -> None:
+        self.api = api
+        self.is_stale = False  # the server knows us no more: what we are known by may have been replaced
+        self.users = 0
+
+
 class Client:
     """One agent's way to the API server. Used on one event loop; `close` it."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._api: ApiClient | None = None
-        self._is_stale = False  # the server knows us no more: what we are known by may have been replaced
+        self._identity: _Identity | None = None
         self._making = asyncio.Lock()
         self._ahead_s = 0.0  # of our clock is the server's
 
@@ -106,7 +116,9 @@ class Client:
         return time.time() + self._ahead_s
 
     def __str__(self) -> str:
-        return f"API server {self._api.configuration.host}" if self._api else f"API server by {self._access}"
+        if self._identity is None:
+            return f"API server by {self._access}"
+        return f"API server {self._identity.api.configuration.host}"
 
     async def send(self, request: Request, timeout_s: float = REQUEST_S) -> bytes:
         """Return the answer's body. Raises Refused, Unreachable."""
@@ -141,7 +153,7 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Speak over a WebSocket, which is how commands are run in pods. Raises Refused, Unreachable."""
         with _in_words():
-            api = await self._ready()
+            api = (await self._ready()).api
             _, url, headers, *_ = await api.param_serialize("GET", path, auth_settings=["BearerToken"])
             session: Any = api.rest_client.pool_manager or api.rest_client._create_pool_manager()  # noqa: SLF001 - as the library's own WsApiClient does
             api.rest_client.pool_manager = session
@@ -157,66 +169,84 @@ class Client:
 
     async def close(self) -> None:
         """Let go of all connections."""
-        if self._api is not None:
-            api, self._api = self._api, None
-            await api.close()  # type: ignore[no-untyped-call]  # the library's
+        if self._identity is not None:
+            identity, self._identity = self._identity, None
+            await _close(identity)
 
     async def _answer(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         """Send a request and return an answer that is no refusal, its body still to be read."""
         metrics.API_REQUESTS.labels(request.verb, f"{request.resource}/{request.subresource}".rstrip("/")).inc()
         with _in_words():
-            response = await self._send(request, limits)
-            with contextlib.suppress(ValueError):  # it says none, or nonsense
-                self._ahead_s = parsedate_to_datetime(response.headers.get("Date", "")).timestamp() - time.time()
-            if response.status < 400:
-                return response
-            body = await response.read()
+            async with self._in_use() as identity:
+                response = await _send(identity.api, request, limits)
+                with contextlib.suppress(ValueError):  # it says none, or nonsense
+                    self._ahead_s = parsedate_to_datetime(response.headers.get("Date", "")).timestamp() - time.time()
+                if response.status < 400:
+                    return response
+                body = await response.read()
         refused = refusal(response.status, body, response.headers.get("Retry-After", ""))
         if response.status == 401:
-            self._is_stale = True
-            raise Refused(refused.status, refused.reason, self._why_unknown())
+            identity.is_stale = True
+            raise Refused(refused.status, refused.reason, self._why_unknown(identity.api))
         raise refused
 
-    async def _send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        api = await self._ready()
-        serialized = await api.param_serialize(
-            _METHODS[request.verb],
-            request.resource.path(request.namespace, request.name, request.subresource),
-            query_params=list(request.query.items()),
-            # Compressing the list of a large cluster for every node costs the server more than sending it.
-            header_params={"Accept": "application/json", "Accept-Encoding": "identity"}
-            | ({"Content-Type": request.content_type} if request.body is not None else {}),
-            body=request.body,
-            auth_settings=["BearerToken"],
-        )
-        answered: aiohttp.ClientResponse = (await api.call_api(*serialized, _request_timeout=limits)).response
-        return answered
+    @contextlib.asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[_Identity]:
+        """Give what a request is sent by: it is closed only when nobody sends by it, however stale it is by then."""
+        identity = await self._ready()
+        identity.users += 1
+        try:
+            yield identity
+        finally:
+            identity.users -= 1
+            if identity is not self._identity and not identity.users:
+                await _close(identity)
 
-    def _why_unknown(self) -> str:
+    def _why_unknown(self, api: ApiClient) -> str:
         """Say what may be behind a 401, of which the server says nothing."""
-        key = self._api.configuration.api_key.get("BearerToken", "") if self._api else ""
-        end = end_of(key)
+        end = end_of(api.configuration.api_key.get("BearerToken", ""))
         if end is not None and end <= datetime.now(UTC):
             return f"the token of {self._access} ended at {end:%Y-%m-%d %H:%M:%SZ}"
         return f"the server does not know {self._access}"
 
-    async def _ready(self) -> ApiClient:
-        """Return the library's client; a new one where the server knew the one before no more."""
+    async def _ready(self) -> _Identity:
+        """Return what requests are sent by; a new one where the server knew the one before no more."""
         async with self._making:
             return await self._made()
 
-    async def _made(self) -> ApiClient:
-        if self._is_stale:
-            self._is_stale = False
-            await self.close()
-        if self._api is None:
+    async def _made(self) -> _Identity:
+        if self._identity is not None and self._identity.is_stale:
+            former, self._identity = self._identity, None
+            if not former.users:
+                await _close(former)
+        if self._identity is None:
             configuration = await self._access.load()
             from kubernetes.aio.client.api_client import ApiClient  # noqa: PLC0415 - only where it is needed
 
             configuration.connection_pool_maxsize = 0  # every watch has a connection; their number is known
-            self._api = ApiClient(configuration)
-            self._api.user_agent = f"tortie/{__version__}"
-        return self._api
+            api = ApiClient(configuration)
+            api.user_agent = f"tortie/{__version__}"
+            self._identity = _Identity(api)
+        return self._identity
+
+
+async def _close(identity: _Identity) -> None:
+    await identity.api.close()  # type: ignore[no-untyped-call]  # the library's
+
+
+async def _send(api: ApiClient, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+    serialized = await api.param_serialize(
+        _METHODS[request.verb],
+        request.resource.path(request.namespace, request.name, request.subresource),
+        query_params=list(request.query.items()),
+        # Compressing the list of a large cluster for every node costs the server more than sending it.
+        header_params={"Accept": "application/json", "Accept-Encoding": "identity"}
+        | ({"Content-Type": request.content_type} if request.body is not None else {}),
+        body=request.body,
+        auth_settings=["BearerToken"],
+    )
+    answered: aiohttp.ClientResponse = (await api.call_api(*serialized, _request_timeout=limits)).response
+    return answered
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
