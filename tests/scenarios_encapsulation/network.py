@@ -82,6 +82,17 @@ def routers() -> list[Mapping[str, Any]]:
     return [*profiles, *peers]
 
 
+NEVER: Final[dict[str, Any]] = {"encapsulation": {"mode": "Never"}}
+ALWAYS: Final[dict[str, Any]] = {"encapsulation": {"mode": "Always"}}
+"""What is configured: no tunnels, and tunnels to everybody."""
+
+
+def manifests(*more: Mapping[str, Any], **network: Any) -> str:
+    """Return what is configured: NetworkConfiguration with these fields, and more objects besides."""
+    spec: dict[str, Any] = {"podCIDRs": list(POD_ADDRESSES.values()), "nodeRoutes": "Direct", **network}
+    return yaml.safe_dump_all([bgp_configuration(), network_configuration(**spec), *more])
+
+
 class Net:
     """The lab, and what tests do with it."""
 
@@ -103,10 +114,8 @@ class Net:
 
     def write(self, *more: Mapping[str, Any], **network: Any) -> bool:
         """Have this be all that is configured; whether it is anything new."""
-        spec: dict[str, Any] = {"podCIDRs": list(POD_ADDRESSES.values()), "nodeRoutes": "Direct", **network}
-        objects = [bgp_configuration(), network_configuration(**spec), *more]
         path = self.lab.manifests / "cluster.yaml"
-        text = yaml.safe_dump_all(objects)
+        text = manifests(*more, **network)
         if path.exists() and path.read_text() == text:
             return False
         temporary = path.with_suffix(".new")
@@ -135,6 +144,19 @@ class Net:
             within_s=PATIENCE_S,
             what=f"{node} reaches {other} {how}",
         )
+
+    async def both_become(self, how: str) -> None:
+        """Wait until n1 and n2 reach each other like this."""
+        await self.becomes("n1", "n2", how)
+        await self.becomes("n2", "n1", how)
+
+    async def mtu_becomes(self, mtu: int) -> None:
+        """Wait until n1 knows that its pods take packets of this size, in bytes."""
+
+        async def found() -> int | None:
+            return (await self.status("n1")).network.mtu
+
+        await eventually(found, mtu.__eq__, within_s=PATIENCE_S, what=f"an MTU of {mtu} at n1")
 
     async def all_become(self, near: str, far: str) -> None:
         """Wait until n1 reaches n2, and n1 and n2 reach n3, like this, each way."""
@@ -200,7 +222,7 @@ class Net:
 async def build(directory: Path) -> Lab:
     """Build the lab."""
     name = f"e{os.getpid()}-{next(_numbers)}"
-    (directory / "cluster.yaml").write_text(yaml.safe_dump_all([bgp_configuration()]))
+    (directory / "cluster.yaml").write_text(manifests())
     try:
         return await Lab.up(parse({**TOPOLOGY, "name": name, "manifests": str(directory)}))
     except BaseException:

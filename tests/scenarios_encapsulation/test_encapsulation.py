@@ -52,8 +52,7 @@ async def test_fallback_is_direct_on_the_link_and_a_tunnel_behind_a_router(net: 
 async def test_without_encapsulation_such_a_network_carries_nobody_and_it_is_said(net: Net) -> None:
     await net.configure(encapsulation={"mode": "Never"})
     await net.becomes("n1", "n2", "direct")
-    for family in Family:
-        assert await net.installed("n1", "n3", family) is None
+    await net.becomes("n1", "n3", "")  # sessions of BGP may have to end first
     said = await net.lab.run("n1", "sh", "-c", f"tortie routes explain {prefix('n3', Family.IPV4)} || true")
     assert "is on no link of this node" in " ".join(said.split())
 
@@ -250,6 +249,7 @@ async def test_from_direct_to_bgp_and_back_nothing_is_lost_or_rewritten(net: Net
     async def sessions() -> int:
         return (await net.status("n1")).sessions_established
 
+    await net.mtu_becomes(1500)  # when tunnels of before are not understood any more; routes say what pods take
     async with traffic(net.lab, "a1", "b1") as streams, route_events(net.lab, "n1") as events:
         await net.configure(nodeRoutes="BGP", encapsulation={"mode": "Never"})
         await eventually(sessions, lambda count: count >= 2, within_s=PATIENCE_S, what="sessions of the mesh")
@@ -267,6 +267,7 @@ async def test_from_direct_to_bgp_and_back_nothing_is_lost_or_rewritten(net: Net
 async def test_a_restart_touches_nothing(net: Net) -> None:
     await net.configure(encapsulation=FALLBACK)
     await net.all_become("direct", "VXLAN")
+    await net.mtu_becomes(1430)
     await net.all_reach(("a1", "c1"))
     before = await net.lab.run("n1", "ip", "-d", "link", "show", DEVICES[Kind.VXLAN])
     async with traffic(net.lab, "a1", "c1") as streams:

@@ -1,51 +1,40 @@
-"""Nodes that hear of a change at different times, and agents that are killed in the middle of it: nothing is lost."""
+"""Nodes that hear of a change at different times: nothing is lost."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
 import signal
 import time
 from typing import Any, Final
 
 import pytest
 
-from agent.lab.traffic import route_events, traffic
+from agent.lab.traffic import traffic
 from agent.lab.wait import eventually
 from tests.scenarios import nodes
-from tests.scenarios.manifests import bgp_configuration
-from tests.scenarios_encapsulation.network import PATIENCE_S, Net
+from tests.scenarios_encapsulation.network import ALWAYS, NEVER, Net
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
-NEVER: Final[dict[str, Any]] = {"encapsulation": {"mode": "Never"}}
-ALWAYS: Final[dict[str, Any]] = {"encapsulation": {"mode": "Always"}}
 OTHER_VNI: Final[dict[str, Any]] = {"encapsulation": {"mode": "Always", "vni": 77}}
 HOW: Final = {str(NEVER): "direct", str(ALWAYS): "VXLAN", str(OTHER_VNI): "VXLAN"}
 
 MOVES: Final = {
-    "into tunnels": (NEVER, ALWAYS),
-    "to another VNI": (ALWAYS, OTHER_VNI),
-    "out of tunnels": (OTHER_VNI, NEVER),
+    "into tunnels": (NEVER, ALWAYS, "n2"),
+    "to another VNI": (ALWAYS, OTHER_VNI, "n2"),
+    "out of tunnels": (OTHER_VNI, NEVER, "n2"),
+    "into tunnels, the other way round": (NEVER, ALWAYS, "n1"),
 }
 LATE_S: Final = 20.0
 """What is lost by going by a clock is lost at any such delay that is long enough; this one has been asked for."""
 
 
-async def both_become(net: Net, how: str) -> None:
-    await net.becomes("n1", "n2", how)
-    await net.becomes("n2", "n1", how)
-
-
-@pytest.mark.parametrize("late", ["n1", "n2"])
-@pytest.mark.parametrize(("before", "after"), MOVES.values(), ids=MOVES.keys())
+@pytest.mark.parametrize(("before", "after", "late"), MOVES.values(), ids=MOVES.keys())
 async def test_a_node_that_hears_of_a_change_much_later_loses_no_packet(
     net: Net, before: dict[str, Any], after: dict[str, Any], late: str
 ) -> None:
     """Its agent comes to nothing meanwhile; what it has in the kernel goes on."""
     await net.configure(**before)
-    await both_become(net, HOW[str(before)])
+    await net.both_become(HOW[str(before)])
     await net.all_reach(("a1", "b1"))
     agent = nodes.agent_of(net.lab, late)
     async with traffic(net.lab, "a1", "b1") as streams:
@@ -56,56 +45,6 @@ async def test_a_node_that_hears_of_a_change_much_later_loses_no_packet(
             await eventually(lambda: time.monotonic() - heard > LATE_S, within_s=2 * LATE_S, what="time to pass")
         finally:
             agent.send(signal.SIGCONT)
-        await both_become(net, HOW[str(after)])
-    for each in streams.values():
-        assert not each.lost, str(each)
-
-
-MOMENTS: Final = (0, 1, 2, 4, 5, 6)
-"""How many routes of it have changed when an agent is killed; there are as many in each change, in some order."""
-
-
-async def test_not_one_packet_is_lost_while_an_agent_is_killed_in_the_middle_of_changes(net: Net) -> None:
-    await net.configure(**NEVER)
-    await both_become(net, "direct")
-    await net.all_reach(("a1", "b1"))
-    wishes = itertools.cycle((ALWAYS, NEVER))
-    async with traffic(net.lab, "a1", "b1") as streams, route_events(net.lab, "n1") as events:
-        for number, (moment, wish) in enumerate(zip(MOMENTS, wishes, strict=False)):
-            happened = len(events["n1"].lines)
-            net.write(bgp_configuration(maxPaths=number + 1), **wish)
-            # With all of a change done before the moment comes there is nothing to wait for.
-            with contextlib.suppress(TimeoutError):
-                await eventually(
-                    lambda moment=moment, happened=happened: len(events["n1"].lines) >= happened + moment,
-                    every_s=0.001,
-                    within_s=10,
-                )
-            await net.lab.restart("n1", signal.SIGKILL)
-            await both_become(net, HOW[str(wish)])
-        await asyncio.sleep(0)
-    for each in streams.values():
-        assert not each.lost, str(each)
-
-
-async def test_not_one_packet_is_lost_while_both_agents_and_their_speakers_are_killed(net: Net) -> None:
-    """From routes of Node objects to those of BGP and back, each change cut short."""
-    await net.configure(**NEVER)
-    await both_become(net, "direct")
-    await net.all_reach(("a1", "b1"))
-
-    async def kill_exabgp() -> None:
-        async def kill() -> bool:
-            nodes.exabgp_of(net.lab, "n2").send(signal.SIGKILL)
-            return True
-
-        await eventually(kill, within_s=PATIENCE_S, what="a speaker to kill")
-
-    async with traffic(net.lab, "a1", "b1") as streams:
-        for wish in ({"nodeRoutes": "BGP"} | ALWAYS, {"nodeRoutes": "BGP"} | NEVER, ALWAYS, NEVER):
-            net.write(**wish)
-            await asyncio.gather(net.lab.restart("n1", signal.SIGKILL), kill_exabgp())
-            await net.lab.restart("n2", signal.SIGKILL)
-            await both_become(net, "VXLAN" if wish["encapsulation"]["mode"] == "Always" else "direct")
+        await net.both_become(HOW[str(after)])
     for each in streams.values():
         assert not each.lost, str(each)
