@@ -17,7 +17,6 @@ COPY cni/ cni/
 RUN scripts/cni build && install -m 755 cni/bin/tortie-cni /out/
 
 FROM ${DEBIAN_IMAGE} AS build
-ARG SOURCE_DATE_EPOCH
 # Empty, or a moment of snapshot.debian.org such as 20261101T000000Z: packages as they were then
 ARG DEBIAN_SNAPSHOT=
 RUN if [ -n "$DEBIAN_SNAPSHOT" ]; then \
@@ -40,6 +39,8 @@ COPY bgp/ bgp/
 COPY felix/ felix/
 COPY inet/ inet/
 COPY policy/ policy/
+# Not before it is needed: what comes before it is not made anew for every commit
+ARG SOURCE_DATE_EPOCH
 RUN /opt/build/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir /opt/build/wheels . \
     && /opt/build/bin/pip --python /opt/tortie/bin/python install --quiet --no-cache-dir --no-compile --no-deps \
       --no-index /opt/build/wheels/tortie-*.whl

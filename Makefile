@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster cluster-down cni image test test-cni test-kubernetes lint format bench docs lock clean
+.PHONY: help setup demo cluster cluster-down cni image test test-cni test-image test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
@@ -25,18 +25,23 @@ cni: ## build the CNI plugin: cni/bin/tortie-cni, one static binary (needs Go)
 image: ## build the container image localhost/tortie:VERSION (needs podman or docker)
 	@scripts/image
 
-test: setup ## every test this machine can run without a Kubernetes API server or containerd
+test: setup ## every test this machine can run without a Kubernetes API server, containerd or podman
 	@scripts/cni test
-	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd' --numprocesses 4 --dist loadfile --cov --cov-report=term
+	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd and not image' --numprocesses 4 --dist loadfile --cov --cov-report=term
 
 test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@scripts/cni build || true # without it the tests are skipped, and say so
 	@$(BIN)/python -m pytest -m containerd tests/containerd
 
+test-image: setup ## build the image without a registry, and run it as the chart does (needs root, podman, debootstrap, Go)
+	@scripts/kubernetes-assets >/dev/null
+	@scripts/image --without-registry
+	@$(BIN)/python -m pytest -m image tests/image
+
 test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
 	@scripts/kubernetes-assets kube-proxy kube-scheduler kubelet >/dev/null
 	@scripts/cni build || true # without it some tests are skipped, and say so
-	@$(BIN)/python -m pytest -m kubernetes
+	@$(BIN)/python -m pytest -m 'kubernetes and not image'
 
 lint: setup ## formatting, rules, types, import contracts, generated pages, links
 	@$(BIN)/ruff format --check .

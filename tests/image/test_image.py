@@ -1,6 +1,6 @@
 """The image at work, as the chart runs it: two capabilities, a read-only root, seccomp, nothing of the host's.
 
-Needs the image (`make image`) and podman; PODMAN may hold the command with options, such as `podman --root /var/x`.
+`make test-image` builds the image and runs these. PODMAN may hold the command with options: `podman --root /var/x`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import AgentNode
 from tests.kubernetes.relay import PORT
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.image]
 
 IMAGE = f"localhost/tortie:{__version__}"
 PODMAN = shlex.split(os.environ.get("PODMAN", "podman"))
