@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from socket import if_indextoname
 
 from agent.report import CarriedReport, ConditionReport, TunnelReport
 from agent.routing import Routing
+from agent.tunnel_devices import Wrapping, Wrappings
 from bgp.carriage import How, Tunnel
 from felix.installed import InstalledRoute
 from felix.route import NextHop
 from inet.prefix import Family, Prefix
 
 
-def carried(routing: Routing, row: InstalledRoute) -> CarriedReport | None:
+def carried(routing: Routing, row: InstalledRoute, wrappings: Wrappings) -> CarriedReport | None:
     """Return how packets for a route's destination travel; None for a blackhole."""
     if not row.next_hops:
         return None
     hop = row.next_hops[0]
+    wrapping = wrappings.of(hop)
     choice = routing.rib.chosen().get(row.destination)
     why, tunnel = "", None
     if choice is not None:
         carriage, tunnel = routing.carrier.carriage(*choice.best.next_hop)
-        why = carriage.why if (carriage.how is How.TUNNEL) == bool(hop.outer.destination) else "about to change"
-    if not hop.outer.destination:
+        why = carriage.why if (carriage.how is How.TUNNEL) == bool(wrapping) else "about to change"
+    if wrapping is None:
         return CarriedReport(how=How.DIRECT.value, why=why)
     return CarriedReport(
         how=How.TUNNEL.value,
-        type="VXLAN" if hop.outer.vni else "IPIP",
+        type=wrapping.type.value,
         device=_name(hop.interface),
         node=tunnel.node if tunnel else "",
-        remote=str(ip_address(hop.outer.destination)),
-        vni=hop.outer.vni or None,
+        remote=str(wrapping.far_end),
+        vni=wrapping.vni or None,
         why=why,
     )
 
 
-def words(hop: NextHop) -> str:
+def words(hop: NextHop, wrapping: Wrapping) -> str:
     """Return a tunnel's next hop as `via` shows it."""
-    kind = f"VXLAN {hop.outer.vni}" if hop.outer.vni else "IPIP"
-    return f"{kind} to {ip_address(hop.outer.destination)} {_name(hop.interface)}"
+    kind = f"{wrapping.type.value} {wrapping.vni}" if wrapping.vni else wrapping.type.value
+    return f"{kind} to {wrapping.far_end} {_name(hop.interface)}"
 
 
 def node_of(routing: Routing, prefix: Prefix) -> str:

@@ -9,43 +9,50 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import replace
-from ipaddress import ip_address
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
-from agent.tunnel_devices import KINDS, Owner, devices, end_of, gateway, hop_through
-from agent.vnis import RememberedVnis
+from agent.tunnel_devices import (
+    Owner,
+    Wrappings,
+    device_of,
+    devices,
+    devices_of,
+    end_of,
+    gateway,
+    hop_through,
+    medium_for,
+    tunnels_in,
+)
 from bgp.carriage import (
     OVERHEAD,
     Carriage,
     How,
+    NodePathPlanner,
     NodePaths,
     Tunnel,
     carry,
     hardware_address,
-    node_paths,
     overhead,
-    paths_to,
     settle_tunnels,
     tunnels_to,
 )
-from bgp.config import BgpConfig, EncapsulationMode, Node, NodeRoutes, TunnelType
+from bgp.config import BgpConfig, EncapsulationMode, Node, NodeRoutes
 from bgp.ownership import Ownership
-from bgp.switchover import FarEnd, Medium, Switchover, medium_of
+from bgp.switchover import FarEnd, Medium, Switchover
+from felix import farends
 from felix.backstops import Backstops
 from felix.netlink import in_turns
 from felix.resolver import EVERYTHING, Doubts, Resolution, Resolver, Target
 from felix.route import NextHop
 from felix.trials import Trial
-from felix.tunnelmessages import Device, Kind
-from felix.tunnels import DEVICES, Tunnels
+from felix.tunnelmessages import Device
+from felix.tunnels import Tunnels
 from inet.prefix import Family, IPAddress, Prefix, family_of
 
 DEFAULT_LINK_MTU: Final = 1500
 """Until somebody knows better."""
-
-T = TypeVar("T")
 
 log = structlog.get_logger("tunnels")
 
@@ -60,7 +67,6 @@ class Carrier:
         backstops: Backstops,
         *,
         now: Callable[[], float],
-        remembered: RememberedVnis | None = None,
     ) -> None:
         self.node_paths = NodePaths()
         self.uplink_mtu: Callable[[], int | None] = lambda: None
@@ -70,7 +76,6 @@ class Carrier:
         self._resolver = resolver
         self.tunnels = tunnels
         self._backstops = backstops
-        self._remembered = remembered or RememberedVnis()
         self._now = now
         self._switchover = Switchover()
         self._config = BgpConfig()
@@ -85,7 +90,7 @@ class Carrier:
         self._doubtful: set[IPAddress] = set()  # which may be reached in another way since the last look
         self._known: dict[Target, Resolution] = {}
         self._without_way: set[Target] = set()
-        self._received: dict[Kind, int] = {}  # packets that had come out of devices when that was last of interest
+        self._received: dict[Medium, int] = {}  # packets that had come out of devices when that was last of interest
         self._heard: dict[IPAddress, Tunnel] = {}
         self._found_plain: set[IPAddress] = set()  # nodes that former routes led to without a tunnel
         self.has_trials = asyncio.Event()
@@ -97,25 +102,30 @@ class Carrier:
         self, config: BgpConfig, node: Node, ownership: Ownership, ways: Mapping[Prefix, tuple[NextHop, ...]]
     ) -> None:
         """Take over tunnels and devices that an agent before this one left; `ways` are the kernel's routes of ours."""
+        present = await self.tunnels.present()
+        theirs = {
+            prefix: hops for prefix, hops in ways.items() if ownership.pod_cidrs.get(prefix) not in {None, node.name}
+        }
         found: dict[IPAddress, Tunnel] = {}
-        for prefix, hops in ways.items():
-            name = ownership.pod_cidrs.get(prefix)
-            if name is None or name == node.name:
-                continue
-            for outer in (hop.outer for hop in hops if hop.outer.destination):
-                type_ = TunnelType.VXLAN if outer.vni else TunnelType.IPIP
-                found[ip_address(outer.destination)] = Tunnel(name, type_, EncapsulationMode.ALWAYS, outer.vni)
-            address = config.nodes[name].address(prefix.family)
+        for prefix, hops in theirs.items():
+            other = config.nodes[ownership.pod_cidrs[prefix]]
+            address = other.address(prefix.family)
+            found |= tunnels_in(hops, present, other.name, address)
             if address is not None and self._resolver.resolve(address).next_hops == hops:
                 self._found_plain.add(address)
         wanted = settle_tunnels(config, node, ownership)
-        needed = {KINDS[medium_of(*each)] for tunnels in (found, wanted) for each in tunnels.items()}
-        left = await self.tunnels.present() - needed  # others may not have heard that they are used no more
+        needed = {device_of(*each) for tunnels in (found, wanted) for each in tunnels.items()}
         families = {prefix.family for prefix in ownership.pod_cidrs_of(node.name)}
-        media = {medium for medium, kind in KINDS.items() if kind in left and medium.family in families}
+        # Others may not have heard that these are used no more.
+        left = [each for each in present.keys() - needed if each.family in families]
         others = {FarEnd(address, name) for address, name in ownership.addresses.items() if name != node.name}
-        vnis = self._remembered.read() | ({config.vxlan_vni} if media else frozenset())
-        self._switchover.adopt(found, media, others if media else (), vnis, self._now())
+        self._switchover.adopt(
+            found,
+            {medium_for(device) for device in left},
+            others if left else (),
+            {device.vni for device in left if device.vni},
+            self._now(),
+        )
 
     async def configure(
         self, config: BgpConfig, node: Node, ownership: Ownership, routed: Callable[[], Container[Prefix]] = frozenset
@@ -197,12 +207,13 @@ class Carrier:
         return self._now() if self._heard else self._switchover.next_deadline
 
     async def _is_in_use_by_others(self, medium: Medium) -> bool:
-        """Whether packets came out of a device since this was last asked."""
-        kind = KINDS[medium]
-        is_shared = any(KINDS[each] is kind for each in self._switchover.media - self._switchover.lingering)
-        before, now = self._received.get(kind), await self.tunnels.received(kind)
-        self._received[kind] = now
-        return not is_shared and before != now  # of a shared one nobody knows who uses it
+        """Whether packets came out of a medium's devices since this was last asked."""
+        before, now = self._received.get(medium), await self._received_by(medium)
+        self._received[medium] = now
+        return before != now
+
+    async def _received_by(self, medium: Medium) -> int:
+        return sum([await self.tunnels.received(device) for device in devices_of(medium, self._switchover.vnis)])
 
     # Tunnels that the other end may know nothing of
 
@@ -239,7 +250,7 @@ class Carrier:
         before, now = self._carried, self._switchover.in_force
         facts = (
             [self._source(family) for family in Family],
-            [self.tunnels.interface(kind) for kind in Kind],
+            dict(self.tunnels.interfaces),
         )
         if facts != self._facts:
             changed = {*before, *now}
@@ -261,7 +272,7 @@ class Carrier:
             self._on_link,
             self.uplink_mtu(),
             dict(self.tunnels.problems),
-            [self.tunnels.interface(kind) for kind in Kind],
+            dict(self.tunnels.interfaces),
         )
 
     def _find_on_link(self, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
@@ -283,29 +294,21 @@ class Carrier:
         self._surroundings = await self._look_around()
         tunnels = self._switchover.tunnels
         on_link = self._on_link or frozenset()
-        if changed is None:
-            paths = node_paths(self._config, self._node, self._ownership, tunnels, on_link)
-        else:
-            paths = self.node_paths
-            parts = [paths_to(each, self._config, self._node, self._ownership, tunnels, on_link) for each in changed]
-            paths = NodePaths(
-                _exchanged(paths.next_hops, gone, [part.next_hops for part in parts]),
-                _exchanged(paths.left_out, gone, [part.left_out for part in parts]),
-            )
+        planner = NodePathPlanner(self._config, self._node, self._ownership, tunnels, on_link)
+        paths = planner.paths() if changed is None else planner.paths_after(self.node_paths, changed, gone)
         if paths != self.node_paths:
             self.node_paths = paths
         behind = paths.next_hops.items() if tunnels else ()
         await self._backstops.want(prefix for prefix, address in behind if address in tunnels)
         problems = dict(self.tunnels.problems)
-        self._remembered.write(self._switchover.vnis)
-        await self.tunnels.want(self._devices(), self._neighbours())
-        for kind, problem in self.tunnels.problems.items():
-            if problems.get(kind) != problem:
-                log.error("tunnel.failed", device=DEVICES[kind], reason=problem)
+        await self.tunnels.want(self._devices(), self._far_ends())
+        for device, problem in self.tunnels.problems.items():
+            if problems.get(device) != problem:
+                log.error("tunnel.failed", device=device.name, reason=problem)
         if self._switchover.to_try:
             self.has_trials.set()
-        for kind in {KINDS[medium] for medium in self._switchover.lingering} - self._received.keys():
-            self._received[kind] = await self.tunnels.received(kind)
+        for medium in self._switchover.lingering - self._received.keys():
+            self._received[medium] = await self._received_by(medium)
         self.on_change()
 
     async def _own(self) -> frozenset[IPAddress]:
@@ -315,22 +318,32 @@ class Carrier:
             log.warning("kernel.unreadable", reason=str(error))
             return self._own_addresses
 
-    def _neighbours(self) -> dict[bytes, bytes]:
+    def _far_ends(self) -> list[farends.FarEnd]:
         """Return the far ends of VXLAN, and for a while those that were: routes leave them after this."""
-        return {gateway(*end): hardware_address(end.node) for end in self._switchover.far_ends}
+        ends = list(self._switchover.far_ends)
+        places = {(end.node, end.address.version): end.address.packed for end in ends}  # of a node's the one in use
+        return [
+            farends.FarEnd(gateway(*end), hardware_address(end.node), places[end.node, end.address.version])
+            for end in ends
+        ]
 
     def _devices(self) -> Iterator[Device]:
         if self._node is None or self._ownership is None:
             return iter(())
-        own = Owner(self._node.name, self._ownership.pod_cidrs_of(self._node.name))
+        sources = {family: self._source(family) for family in Family}
+        own = Owner(self._node.name, self._ownership.pod_cidrs_of(self._node.name), sources)
         link_mtu = self.uplink_mtu() or DEFAULT_LINK_MTU
-        return devices(self._switchover.media, own, link_mtu, self._config.vxlan_port)
+        return devices(self._switchover.media, self._switchover.vnis, own, link_mtu, self._config.vxlan_port)
 
     # What others ask
 
     def owns(self, interface: int) -> bool:
         """Whether a link, by its ifindex, is one of our devices."""
-        return interface in {self.tunnels.interface(kind) for kind in Kind}
+        return interface in self.tunnels.interfaces.values()
+
+    def wrappings(self) -> Wrappings:
+        """Return who tells what tunnel a next hop is, as things are now."""
+        return Wrappings(self.tunnels.interfaces, self._switchover.far_ends)
 
     def on_link_paths(self) -> dict[Prefix, IPAddress]:
         """Return the pod CIDRs of other nodes that are on a link of this node, and where."""
@@ -369,12 +382,13 @@ class Carrier:
     @property
     def devices(self) -> frozenset[str]:
         """The names of the devices that may be in use."""
-        return frozenset(DEVICES[KINDS[medium]] for medium in self._switchover.media)
+        vnis = self._switchover.vnis
+        return frozenset(device.name for medium in self._switchover.media for device in devices_of(medium, vnis))
 
     @property
     def problems(self) -> dict[str, str]:
         """Why a device is not there, by its name."""
-        found = {DEVICES[kind]: problem for kind, problem in self.tunnels.problems.items()}
+        found = {device.name: problem for device, problem in self.tunnels.problems.items()}
         return found | ({"blackholes": self._backstops.problem} if self._backstops.problem else {})
 
     @property
@@ -463,15 +477,15 @@ class Carrier:
             return self._resolver.resolve(address, interface)
         hop = self._hop(address, tunnel)
         if hop is None:
-            kind = KINDS[medium_of(address, tunnel)]
-            reason = self.tunnels.problems.get(kind, f"{DEVICES[kind]} is not there yet")
+            device = device_of(address, tunnel)
+            reason = self.tunnels.problems.get(device, f"{device.name} is not there yet")
             return Resolution((), is_on_link=False, reason=f"it needs a tunnel: {reason}")
         return Resolution((hop,), is_on_link=False, tunnel_cost=carriage.cost)
 
     def _hop(self, address: IPAddress, tunnel: Tunnel) -> NextHop | None:
         """Return the next hop through a tunnel; None while its device is not there."""
-        device = self.tunnels.interface(KINDS[medium_of(address, tunnel)])
-        return None if device is None else hop_through(device, address, tunnel, self._source(family_of(address)))
+        at = self.tunnels.interfaces.get(device_of(address, tunnel))
+        return None if at is None else hop_through(at, address, tunnel, self._source(family_of(address)))
 
     def _source(self, family: Family) -> bytes:
         """Return the outer source: the address that other nodes know this one by, so that they accept it."""
@@ -481,14 +495,3 @@ class Carrier:
 
 def _addresses_of(names: Iterable[str], config: BgpConfig) -> frozenset[IPAddress]:
     return frozenset(each for name in names if name in config.nodes for each in config.nodes[name].addresses)
-
-
-def _exchanged(
-    whole: Mapping[Prefix, T], gone: Iterable[Prefix], parts: Iterable[Mapping[Prefix, T]]
-) -> dict[Prefix, T]:
-    found = dict(whole)
-    for prefix in gone:
-        found.pop(prefix, None)
-    for part in parts:
-        found |= part
-    return found

@@ -27,7 +27,6 @@ _RUN_FILES: Final = (
     "cni.sock",
     conflist.VERSIONS_FILE,
     "drain.json",
-    "vnis.json",
     "exabgp.conf",
     "exabgp.sock",
     sysctl.FILE_NAME,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from agent import exclusive, metrics, vnis
+from agent import exclusive, metrics
 from agent.carrier import Carrier
 from agent.cni.node import NO_RUNTIME, CniOptions, NodeFacts, open_cni
 from agent.collector import StateCollector
@@ -36,7 +36,6 @@ from agent.source import Run, Source, open_directory, open_kubernetes
 from agent.trials import TunnelTrials
 from agent.tunnel_rules import tell_of_tunnels
 from agent.view import View
-from agent.vnis import RememberedVnis
 from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
 from felix import sysctl
 from felix.backstops import KernelBackstops
@@ -83,9 +82,8 @@ async def assemble(options: Options) -> AsyncIterator[Sequence[Run]]:
         fib = Fib(table)
         await fib.adopt()
         resolver, tunnels = enter(closing(NetlinkResolver())), enter(closing(KernelTunnels()))
-        remembered = RememberedVnis(options.run_dir / vnis.FILE_NAME)
         backstops = enter(closing(KernelBackstops()))
-        carrier = Carrier(resolver, tunnels, backstops, now=time.monotonic, remembered=remembered)
+        carrier = Carrier(resolver, tunnels, backstops, now=time.monotonic)
         speaker = ExaBGPSpeaker(options.run_dir)
         routing = Routing(speaker, fib, carrier, monitor)
         datastore, open_reporter = _open_source(options)

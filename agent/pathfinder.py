@@ -21,21 +21,20 @@ from agent.outgoing_nat import verdict
 from agent.path import ends_of
 from agent.pathreport import End, LinkFacts, NodeFacts, RouteFacts, WayFacts
 from agent.routing import Routing
+from agent.tunnel_devices import Wrapping
 from agent.view import View
 from bgp.carriage import OVERHEAD
-from bgp.config import TunnelType
 from felix.devices import Device, Devices
 from felix.flow import Flow, FlowLookup, FlowRoute
 from felix.podinterfaces import pod_links
 from felix.protocol import protocol_name
 from felix.route import PROTOCOL, NextHop
-from inet.prefix import Family, IPAddress, Prefix
+from inet.prefix import Family, IPAddress, Prefix, family_of
 from policy.objects import PROTOCOLS
 
 _RECENT_S: Final = 60.0
 _ICMP: Final = {Family.IPV4: 1, Family.IPV6: 58}
 _NAMES: Final = {"vxlan": "VXLAN", "ipip": "IP in IP", "ip6tnl": "IPv6 in IPv6"}
-_TYPES: Final = {"vxlan": TunnelType.VXLAN, "ipip": TunnelType.IPIP, "ip6tnl": TunnelType.IPIP}
 _TUNNELS: Final = frozenset({"vxlan", "geneve", "ipip", "ip6tnl", "sit", "gre", "ip6gre", "wireguard"})
 
 
@@ -116,26 +115,18 @@ class PathFinder:
         self, look: _Look, way: NextHop, destination: bytes, route_mtu: int, peers: Mapping[NextHop, str]
     ) -> WayFacts:
         device = look.device(way.interface)
-        mtus = [mtu for mtu in (route_mtu, device.mtu if device else 0, look.room_below(way, device)) if mtu]
+        wrapping = self._routing.carrier.wrappings().of(way)
+        mtus = [mtu for mtu in (route_mtu, device.mtu if device else 0, look.room_below(wrapping)) if mtu]
         gateway = ip_address(way.gateway) if way.gateway else None
-        next_one = ip_address(way.outer.destination) if way.outer.destination else gateway
         return WayFacts(
             interface=device.name if device else f"link {way.interface}, gone",
             gateway=str(gateway) if gateway else "",
-            node=self._node_at(next_one),
+            node=self._node_at(wrapping.far_end if wrapping else gateway),
             mtu=min(mtus, default=0),
             peer=peers.get(way, ""),
             neighbour=look.neighbour(way, destination),
-            tunnel=self._tunnel(way, device),
+            tunnel=_tunnel(wrapping, device),
         )
-
-    def _tunnel(self, way: NextHop, device: Device | None) -> str:
-        """Say how packets are wrapped: by a next hop of ours, or by somebody's tunnel device."""
-        kind = device.kind if device else ""
-        if not way.outer.destination:
-            return f"through {kind} {device.name}" if device and kind in _TUNNELS else ""
-        words = f"in {_NAMES.get(kind, kind)} to {ip_address(way.outer.destination)}"
-        return words + (f" VNI {way.outer.vni}" if kind == "vxlan" else "")
 
     def _node_at(self, address: IPAddress | None) -> str:
         plan = self._routing.plan
@@ -179,21 +170,28 @@ class _Look:
             inner_mtu=inner.mtu if inner else 0,
         )
 
-    def room_below(self, way: NextHop, device: Device | None) -> int:
+    def room_below(self, wrapping: Wrapping | None) -> int:
         """Return what the links below a tunnel take, less what it adds, in bytes; 0 where there is no tunnel."""
-        outer = way.outer.destination
-        kind = _TYPES.get(device.kind) if device else None
-        if not outer or kind is None:
+        if wrapping is None:
             return 0
-        below = [link.mtu for each in self.flows.route(Flow(outer)).ways if (link := self.device(each.interface))]
-        family = Family.IPV4 if len(outer) == 4 else Family.IPV6
-        return min(below) - OVERHEAD[kind, family] if below else 0
+        ways = self.flows.route(Flow(wrapping.far_end.packed)).ways
+        below = [link.mtu for each in ways if (link := self.device(each.interface))]
+        return min(below) - OVERHEAD[wrapping.type, family_of(wrapping.far_end)] if below else 0
 
     def neighbour(self, way: NextHop, destination: bytes) -> str:
         try:
             return self.flows.neighbour(way, destination)
         except OSError:
             return ""
+
+
+def _tunnel(wrapping: Wrapping | None, device: Device | None) -> str:
+    """Say how packets are wrapped: in a tunnel of ours, or by somebody's tunnel device."""
+    kind = device.kind if device else ""
+    if wrapping is None:
+        return f"through {kind} {device.name}" if device and kind in _TUNNELS else ""
+    words = f"in {_NAMES.get(kind, kind)} to {wrapping.far_end}"
+    return f"{words} VNI {wrapping.vni}" if wrapping.vni else words
 
 
 def _is_pod_of(end: End, node: str) -> bool:

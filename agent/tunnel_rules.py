@@ -1,8 +1,7 @@
 """What the table `inet tortie` holds for tunnels: who may send us packets in one, and that no pod does.
 
     tunnel_in    prerouting, before conntrack ─ what looks encapsulated ─ tunnel_from: dropped if a pod has sent it, and
-                 so is what comes to this node in a tunnel from anybody who is not a node, or of another VNI: the
-                 device in external mode takes any (its own filter, since Linux 5.18, costs twice as much)
+                 so is what comes to this node in a tunnel from anybody who is not a node
     tunnel_out   output: what this node encapsulates is not tracked
 
 Every packet that comes to this node pays for the first of these, most of them twice, before and after they are
@@ -33,7 +32,6 @@ OWNER: Final = "tunnel"
 """By which name these are contributed."""
 
 FROM_POD: Final = "encapsulated by a pod"
-UNKNOWN_VNI: Final = "in VXLAN of another VNI"
 UNKNOWN_SENDER: Final = "in a tunnel from an address that is no node's"
 
 _PEERS: Final = {Family.IPV4: "tunnel_peers4", Family.IPV6: "tunnel_peers6"}
@@ -47,9 +45,7 @@ def tell_of_tunnels(routing: Routing, policy: NodePolicy, mtu: PodMtu) -> None:
     carrier = routing.carrier
 
     def follow() -> None:
-        policy.contribute(
-            OWNER, content(carrier.media, carrier.port, carrier.vnis, carrier.peers, routing.own_prefixes)
-        )
+        policy.contribute(OWNER, content(carrier.media, carrier.port, carrier.peers, routing.own_prefixes))
         mtu.set_overhead(max(carrier.overhead.values()))
         mtu.set_tunnels(carrier.devices)
 
@@ -60,16 +56,11 @@ def tell_of_tunnels(routing: Routing, policy: NodePolicy, mtu: PodMtu) -> None:
 
 
 def content(
-    media: Collection[Medium],
-    port: int,
-    vnis: Collection[int],
-    peers: Collection[IPAddress],
-    pod_cidrs: Collection[Prefix],
+    media: Collection[Medium], port: int, peers: Collection[IPAddress], pod_cidrs: Collection[Prefix]
 ) -> Content:
     """Return the part of the table; nothing where there are no tunnels.
 
-    `port` is the UDP port of VXLAN, `vnis` are those that packets may bear, `peers` the other nodes, `pod_cidrs` this
-    one's.
+    `port` is the UDP port of VXLAN, `peers` are the other nodes, `pod_cidrs` are this one's.
     """
     if not media:
         return Content({}, {})
@@ -85,17 +76,8 @@ def content(
             "tunnel_from": "\n".join(
                 (
                     f'iifgroup {POD_INTERFACE_GROUP} counter drop comment "{FROM_POD}"',
-                    *(
-                        f"{match}{vni} {_is_peer(family)} notrack accept"
-                        for family, match in matches
-                        for vni in (_of_vni(vnis) if "udp" in match else ("",))
-                    ),
+                    *(f"{match} {_is_peer(family)} notrack accept" for family, match in matches),
                     *(f'{source} counter drop comment "{FROM_POD}"' for source in _POD_SOURCES),
-                    *(
-                        f'{match} {_is_peer(family)} fib daddr type local counter drop comment "{UNKNOWN_VNI}"'
-                        for family, match in matches
-                        if "udp" in match
-                    ),
                     *(
                         f'{_of_family(family)} {match} fib daddr type local counter drop comment "{UNKNOWN_SENDER}"'
                         for family, match in matches
@@ -134,12 +116,6 @@ def _encapsulated(port: int) -> Iterator[str]:
     yield f"udp dport {port}"
     for protocol in _PROTOCOL.values():  # a comparison each costs less than a set of both
         yield f"meta l4proto {protocol}"
-
-
-def _of_vni(vnis: Collection[int]) -> Iterator[str]:
-    """Yield what matches a VNI: three bytes, behind the headers of UDP (8) and the flags of VXLAN (4, RFC 7348)."""
-    for vni in sorted(vnis):
-        yield f" @th,96,24 {vni}"
 
 
 def _of_family(family: Family) -> str:

@@ -31,6 +31,7 @@ from agent.report import (
     timestamp,
 )
 from agent.routing import Routing
+from agent.tunnel_devices import Wrappings
 from bgp.drain import Stage
 from bgp.path import AsPath, Attributes
 from bgp.peering import router_id
@@ -141,7 +142,8 @@ class View:
 
     async def installed(self) -> list[InstalledRoute]:
         """Every route of ours, with its state in the kernel."""
-        return [self._installed(row) for row in await self._routing.fib.installed()]
+        wrappings = self._routing.carrier.wrappings()
+        return [self._installed(row, wrappings) for row in await self._routing.fib.installed()]
 
     async def explain(self, prefix: Prefix) -> Explanation:
         """Say everything about one prefix."""
@@ -162,7 +164,7 @@ class View:
         return Explanation(
             prefix=str(prefix),
             paths=paths,
-            route=self._installed(row) if row else None,
+            route=self._installed(row, self._routing.carrier.wrappings()) if row else None,
             advertised_to=told,
             note=note,
         )
@@ -197,7 +199,7 @@ class View:
             note=note,
         )
 
-    def _installed(self, row: KernelRoute) -> InstalledRoute:
+    def _installed(self, row: KernelRoute, wrappings: Wrappings) -> InstalledRoute:
         state = row.state.value
         if row.rival is not None and row.state is State.SHADOWED:
             state = f"shadowed by {protocol_name(row.rival.protocol)} (metric {row.rival.metric})"
@@ -205,11 +207,11 @@ class View:
             state = f"{state}: {row.reason}"
         return InstalledRoute(
             prefix=str(row.destination),
-            via=["blackhole"] if row.kind is Kind.BLACKHOLE else [_hop(hop) for hop in row.next_hops],
+            via=["blackhole"] if row.kind is Kind.BLACKHOLE else [_hop(hop, wrappings) for hop in row.next_hops],
             origin=self.origin(row.destination),
             state=state,
             age_seconds=None if row.since is None else time.monotonic() - row.since,
-            carried=carriage_report.carried(self._routing, row),
+            carried=carriage_report.carried(self._routing, row, wrappings),
         )
 
     def origin(self, prefix: Prefix) -> str:
@@ -362,9 +364,9 @@ class View:
         return sum(peer.established is not None for peer in self._routing.peers.values())
 
 
-def _hop(hop: NextHop) -> str:
-    if hop.outer.destination:
-        return carriage_report.words(hop)
+def _hop(hop: NextHop, wrappings: Wrappings) -> str:
+    if (wrapping := wrappings.of(hop)) is not None:
+        return carriage_report.words(hop, wrapping)
     try:
         interface = socket.if_indextoname(hop.interface)
     except OSError:

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,7 +33,7 @@ from bgp.carriage import OVERHEAD, hardware_address
 from bgp.config import TunnelType
 from bgp.switchover import Medium
 from felix.backstops import KernelBackstops
-from felix.encap import Outer
+from felix.farends import FarEnd
 from felix.fib import Fib
 from felix.namespaces import entered
 from felix.netlinktable import open_route_table
@@ -45,7 +45,7 @@ from felix.nft.masquerade import render as masquerade_part
 from felix.nft.parts import merged
 from felix.nft.serviceguard import render as service_guard
 from felix.route import NextHop, unicast
-from felix.tunnelmessages import Device, Kind
+from felix.tunnelmessages import Device, DeviceId, Kind
 from felix.tunnels import KernelTunnels
 from inet.prefix import Family, Prefix
 from policy.compiler import Engine
@@ -146,6 +146,9 @@ def _inside(namespace: str, *words: str) -> str:
     return done.stdout
 
 
+_OWN: Final = {Family.IPV4: "172.20.0.1", Family.IPV6: "fd20::1"}
+
+
 class _Space:
     """A node alone, with one link."""
 
@@ -159,8 +162,8 @@ class _Space:
             [
                 "link set lo up",
                 "link add eth0 index 11 type veth peer name eth1",
-                "addr add 172.20.0.1/16 dev eth0",
-                "addr add fd20::1/64 dev eth0 nodad",
+                f"addr add {_OWN[Family.IPV4]}/16 dev eth0",
+                f"addr add {_OWN[Family.IPV6]}/64 dev eth0 nodad",
                 "link set eth0 up",
                 "link set eth1 up",
             ],
@@ -186,31 +189,36 @@ def _gateway(number: int, family: Family) -> bytes:
     return _far(number, family) if family is Family.IPV4 else b"\xfe\x80" + bytes(10) + number.to_bytes(4)
 
 
-def _device(name: str, *own: bytes) -> Device:
-    sizes = tuple((family, 1500 - OVERHEAD[TunnelType.VXLAN, family]) for family in Family)
-    return Device(Kind.VXLAN, sizes, port=PORT, mac=hardware_address(name), addresses=own)
+def _device(name: str, family: Family, local: bytes, own: bytes = b"") -> Device:
+    mtu = 1500 - OVERHEAD[TunnelType.VXLAN, family]
+    return Device(DeviceId(Kind.VXLAN, family, VNI), mtu, PORT, hardware_address(name), local, own)
+
+
+def _far_end(number: int, family: Family, address: bytes) -> FarEnd:
+    gateway = address if family is Family.IPV4 else _gateway(number, family)
+    return FarEnd(gateway, hardware_address(f"n{number}"), address)
 
 
 async def _build_entries(count: int) -> dict[str, float]:
     tunnels, backstops, fib = KernelTunnels(), KernelBackstops(), Fib(open_route_table())
     numbers = [(number, family) for number in range(count) for family in Family]
-    neighbours = {_gateway(number, family): hardware_address(f"n{number}") for number, family in numbers}
+    devices = [_device("n-own", family, ip_address(own).packed) for family, own in _OWN.items()]
+    far_ends = {each: _far_end(*each, _far(*each)) for each in numbers}
     waits = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
     began, cpu_began = time.monotonic(), time.process_time()
     await backstops.want(_cidr(*each) for each in numbers)
-    await tunnels.want([_device("n-own")], neighbours)
-    device = tunnels.interface(Kind.VXLAN)
-    if device is None:
+    await tunnels.want(devices, far_ends.values())
+    if tunnels.problems:
         raise BenchError(str(tunnels.problems))
+    links = {device.family: interface for device, interface in tunnels.interfaces.items()}
     for each in numbers:
-        fib.set(unicast(_cidr(*each), [_tunnel(each, device)]))
+        fib.set(unicast(_cidr(*each), [_tunnel(each, links)]))
     await fib.apply()
     built, cpu_built = time.monotonic(), time.process_time()
     waits = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - waits
-    for family in Family:
-        neighbours[_gateway(count + 1, family)] = hardware_address("n7")
-        fib.set(unicast(_cidr(7, family), [_tunnel((count + 1, family), device)]))
-    await tunnels.want([_device("n-own")], neighbours)
+    far_ends |= {(7, family): _far_end(7, family, _far(count + 1, family)) for family in Family}
+    await tunnels.want(devices, far_ends.values())
+    fib.set(unicast(_cidr(7, Family.IPV4), [_tunnel((count + 1, Family.IPV4), links)]))  # of IPv6 none has to change
     await fib.apply()
     changed, cpu_changed = time.monotonic(), time.process_time()
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
@@ -220,7 +228,7 @@ async def _build_entries(count: int) -> dict[str, float]:
     await fib.apply()
     ready = time.monotonic()
     for each in moved:
-        fib.set(unicast(_cidr(*each), [_tunnel(each, device)]))
+        fib.set(unicast(_cidr(*each), [_tunnel(each, links)]))
     await fib.apply()
     done = time.monotonic()
     if fib.errors or fib.count != len(numbers) or tunnels.problems:
@@ -236,8 +244,8 @@ async def _build_entries(count: int) -> dict[str, float]:
     }
 
 
-def _tunnel(each: tuple[int, Family], device: int) -> NextHop:
-    return NextHop(_gateway(*each), device, onlink=True, outer=Outer(_far(*each), b"", VNI))
+def _tunnel(each: tuple[int, Family], links: Mapping[Family, int]) -> NextHop:
+    return NextHop(_gateway(*each), links[each[1]], onlink=True)
 
 
 def _flannel_entries(count: int) -> Figures:
@@ -301,17 +309,16 @@ async def _lay_ours(way: str, end: int, family: Family) -> None:
             tunnels = KernelTunnels()
             stack.callback(tunnels.close)
             gateway = far.packed if family is Family.IPV4 else b"\xfe\x80" + bytes(13) + bytes([other])
-            device = _device(f"n{end}", pod_cidr(end, family).packed)
-            await tunnels.want([device], {gateway: hardware_address(f"n{other}")})
-            outer = Outer(far.packed, near.packed, VNI)
-            hop = NextHop(gateway, tunnels.interface(Kind.VXLAN) or 0, onlink=True, outer=outer)
+            device = _device(f"n{end}", family, near.packed, pod_cidr(end, family).packed)
+            await tunnels.want([device], [FarEnd(gateway, hardware_address(f"n{other}"), far.packed)])
+            hop = NextHop(gateway, tunnels.interfaces[device.id], onlink=True)
             media = [Medium(TunnelType.VXLAN, family)]
         fib.set(unicast(destination, [hop]))
         await fib.apply()
         if fib.errors:
             raise BenchError(str(fib.errors))
         if way.endswith(WITH_TABLE):
-            guard = tunnel_rules.content(media, PORT, [VNI], [far], [pod_cidr(end, family)])
+            guard = tunnel_rules.content(media, PORT, [far], [pod_cidr(end, family)])
             table = stack.enter_context(contextlib.closing(KernelRuleTable(Library())))
             report = await Enforcement(table).sync(merged((_table(end, family), guard)))
             if report.refusals:

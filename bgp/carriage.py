@@ -11,14 +11,14 @@ to it may be used, and of which type: both ends come to the same answer, since t
 
 A next hop that is no node is a router that says it carries the prefix, and is taken at its word; with *Fallback* the
 decision process prefers it to any tunnel (`bgp.decision`), so the tunnel is what is left when no router speaks up.
-`node_paths` are the paths that follow from Node objects alone.
+`NodePathPlanner` says which paths follow from Node objects alone.
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -125,46 +125,47 @@ def carry(tunnel: Tunnel | None, *, is_reachable: bool, is_on_link: bool) -> Car
     return Carriage(How.NOT, None, "no way to it")
 
 
-def node_paths(
-    config: BgpConfig,
-    node: Node,
-    ownership: Ownership,
-    tunnels: Mapping[IPAddress, Tunnel],
-    on_link: frozenset[IPAddress],
-) -> NodePaths:
-    """Return the paths that need no BGP: where nodes share a link and routes are Direct, or a tunnel is allowed."""
-    next_hops: dict[Prefix, IPAddress] = {}
-    left_out: dict[Prefix, str] = {}
-    for name in ownership.by_node:
-        paths = paths_to(name, config, node, ownership, tunnels, on_link)
-        next_hops |= paths.next_hops
-        left_out |= paths.left_out
-    return NodePaths(next_hops, left_out)
+class NodePathPlanner(NamedTuple):
+    """What the paths of Node objects follow from, seen from `node`."""
 
+    config: BgpConfig
+    node: Node
+    ownership: Ownership
+    tunnels: Mapping[IPAddress, Tunnel]
+    on_link: frozenset[IPAddress]  # addresses of other nodes, where routes to them are Direct
 
-def paths_to(  # noqa: PLR0917 - what `node_paths` takes, and which node it is about
-    name: str,
-    config: BgpConfig,
-    node: Node,
-    ownership: Ownership,
-    tunnels: Mapping[IPAddress, Tunnel],
-    on_link: frozenset[IPAddress],
-) -> NodePaths:
-    """Return what `node_paths` says of one node, which need not exist."""
-    next_hops: dict[Prefix, IPAddress] = {}
-    left_out: dict[Prefix, str] = {}
-    for prefix in ownership.pod_cidrs_of(name) if name != node.name else ():
-        address = config.nodes[name].address(prefix.family)
-        if address is None or ownership.addresses.get(address) != name or address in node.addresses:
-            left_out[prefix] = f"Node {name} has no address of family {prefix.family.label} of its own"
-        elif address in tunnels or (config.node_routes is NodeRoutes.DIRECT and address in on_link):
-            next_hops[prefix] = address
-        elif config.node_routes is NodeRoutes.DIRECT:
-            left_out[prefix] = (
-                f"Node {name}, {address}, is on no link of this node: with nodeRoutes Direct a router must announce "
-                "its pod CIDRs, or encapsulation be Fallback"
+    def paths(self) -> NodePaths:
+        """Return the paths that need no BGP: where nodes share a link and routes are Direct, or a tunnel is allowed."""
+        return self.paths_after(NodePaths(), self.ownership.by_node)
+
+    def paths_after(self, former: NodePaths, changed: Iterable[str], gone: Iterable[Prefix] = ()) -> NodePaths:
+        """Return them after a change of some nodes, which need not exist any more; `gone` is what these had before."""
+        next_hops, left_out = dict(former.next_hops), dict(former.left_out)
+        for prefix in gone:
+            next_hops.pop(prefix, None)
+            left_out.pop(prefix, None)
+        for name in changed:
+            for prefix in self.ownership.pod_cidrs_of(name) if name != self.node.name else ():
+                found = self._path_to(self.config.nodes[name], prefix)
+                if isinstance(found, str):
+                    left_out[prefix] = found
+                elif found is not None:
+                    next_hops[prefix] = found
+        return NodePaths(next_hops, left_out)
+
+    def _path_to(self, other: Node, prefix: Prefix) -> IPAddress | str | None:
+        """Return the next hop to a pod CIDR of another node, or why there is none; None where it is left to BGP."""
+        address, is_direct = other.address(prefix.family), self.config.node_routes is NodeRoutes.DIRECT
+        if address is None or self.ownership.addresses.get(address) != other.name or address in self.node.addresses:
+            return f"Node {other.name} has no address of family {prefix.family.label} of its own"
+        if address in self.tunnels or (is_direct and address in self.on_link):
+            return address
+        if is_direct:
+            return (
+                f"Node {other.name}, {address}, is on no link of this node: with nodeRoutes Direct a router must "
+                "announce its pod CIDRs, or encapsulation be Fallback"
             )
-    return NodePaths(next_hops, left_out)
+        return None
 
 
 def overhead(tunnels: Mapping[IPAddress, Tunnel]) -> dict[Family, int]:

@@ -6,8 +6,8 @@ used as soon as the other end was *heard* through it; until then the way is what
 for a firewall, is used unheard after USE_UNHEARD_AFTER_S. Where there is no other way, as to a node that is new, there
 is nothing to wait for.
 
-What this node uses no more it understands on: others may not have heard yet. A device stays for LINGER_S, and as long
-after that as packets come out of it; far ends and VNIs, which cost nothing, for UNDERSTOOD_S.
+What this node uses no more it understands on: others may not have heard yet. A medium stays for LINGER_S, and as long
+after that as packets come by it; far ends and VNIs, which cost little, for UNDERSTOOD_S.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Medium(NamedTuple):
-    """What a device is for: tunnels of a type, and with them packets of a family."""
+    """What devices are for: tunnels of a type, and with them packets of a family."""
 
     type: TunnelType
     family: Family
@@ -162,6 +162,8 @@ class Switchover:
             return False
         before = (self.in_force, self.media, self.peers, self.vnis)
         self._media.linger(self._media.until.keys() & set(used), now)
+        if any(medium.type is TunnelType.VXLAN for medium in used):
+            self._vnis.linger(list(self._vnis.until), now)  # a device has one
         for lingering in (self._media, self._peers, self._vnis):
             lingering.expire(now)
         self._former = {address: self._former[address] for address in self._peers.until}

@@ -1,11 +1,12 @@
 """What should be, what is, and the keys where the two differ: the one place where that is compared.
 
 Used for anything that is kept in the kernel: whoever decides calls `want` and `unwant`, whoever writes goes through
-`pending` and says with `found` and `lost` what the kernel has now. Each call costs the same however large the maps.
+`pending` and says with `found` and `lost` what the kernel has now. Each of these costs the same however large the maps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -44,6 +45,14 @@ class Delta(Generic[K, V]):
         """Say that nothing is."""
         self.actual.pop(key, None)
         self._compare(key)
+
+    def found_these(self, present: Mapping[K, V]) -> None:
+        """Say all that is; looks at each of it."""
+        for key in self.actual.keys() - present.keys():
+            self.lost(key)
+        known = self.actual
+        for key in [key for key, value in present.items() if known.get(key) != value]:
+            self.found(key, present[key])
 
     def _compare(self, key: K) -> None:
         if self.desired.get(key) == self.actual.get(key):

@@ -1,4 +1,4 @@
-"""Encapsulation as an attribute of a next hop, on the wire (linux/lwtunnel.h): the outer header that a packet gets.
+"""IP in IP as an attribute of a next hop, on the wire (linux/lwtunnel.h): the outer header that a packet gets.
 
 A device in external mode has no far end of its own; each next hop that leads out of it says which. So there is one
 device however many nodes, and what a destination's tunnel is stands where its route points, in the same write.
@@ -6,7 +6,6 @@ device however many nodes, and what a destination's tunnel is stands where its r
 
 from __future__ import annotations
 
-import struct
 from typing import Final, NamedTuple
 
 from felix.netlink import U16, attribute, attributes
@@ -15,24 +14,18 @@ _NESTED: Final = 0x8000  # NLA_F_NESTED
 _TYPE_OF: Final = {4: U16.pack(2), 16: U16.pack(4)}  # LWTUNNEL_ENCAP_IP, _IP6, by the length of the outer address
 
 # enum lwtunnel_ip_t and lwtunnel_ip6_t, which agree in these.
-_ID: Final = 1
 _DESTINATION: Final = 2
 _SOURCE: Final = 3
 _TTL: Final = 4
-_FLAGS: Final = 6
 
-_BE64: Final = struct.Struct("!Q")
-_BE16: Final = struct.Struct("!H")
-_WITH_CHECKSUM: Final = 0x01  # TUNNEL_CSUM: IPv6 asks for it, and receivers merge segments only where there is one
-_OUTER_TTL: Final = bytes([64])  # else IPIP takes the inner one, and packets die on the way between two nodes
+_OUTER_TTL: Final = bytes([64])  # else it is the inner one, and packets die on the way between two nodes
 
 
 class Outer(NamedTuple):
-    """The outer header: packed addresses, both 4 or both 16 bytes, and the VNI of VXLAN (0: none, IP in IP)."""
+    """The outer header: packed addresses, both 4 or both 16 bytes."""
 
     destination: bytes
     source: bytes = b""  # empty: the kernel chooses
-    vni: int = 0
 
 
 def pack(outer: Outer, kind: int, content: int) -> bytes:
@@ -40,8 +33,6 @@ def pack(outer: Outer, kind: int, content: int) -> bytes:
     body = attribute(_DESTINATION, outer.destination) + attribute(_TTL, _OUTER_TTL)
     if outer.source:
         body += attribute(_SOURCE, outer.source)
-    if outer.vni:
-        body += attribute(_ID, _BE64.pack(outer.vni)) + attribute(_FLAGS, _BE16.pack(_WITH_CHECKSUM))
     return attribute(kind, _TYPE_OF[len(outer.destination)]) + attribute(content | _NESTED, body)
 
 
@@ -50,5 +41,5 @@ def parse(found: dict[int, bytes], kind: int, content: int) -> Outer | None:
     if found.get(kind) not in _TYPE_OF.values():
         return None
     fields = dict(attributes(found[content], 0, len(found[content])))
-    source, (vni,) = fields.get(_SOURCE, b""), _BE64.unpack(fields.get(_ID, bytes(8)))
-    return Outer(fields.get(_DESTINATION, b""), source if any(source) else b"", vni)
+    source = fields.get(_SOURCE, b"")
+    return Outer(fields.get(_DESTINATION, b""), source if any(source) else b"")

@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable
 
-from felix.tunnelmessages import Device, Kind
-
-INTERFACES: Final = {Kind.VXLAN: 1001, Kind.IPIP: 1002, Kind.IP6TNL: 1003}
+from felix.farends import FarEnd
+from felix.tunnelmessages import Device, DeviceId
 
 
 class FakeTunnels:
     """See `felix.tunnels.Tunnels`. `break_` and `heal` are what a test does to devices."""
 
     def __init__(self) -> None:
-        self.problems: dict[Kind, str] = {}
+        self.problems: dict[DeviceId, str] = {}
+        self.interfaces: dict[DeviceId, int] = {}
         self.repaired = 0
         self.has_broken_checksums = False
-        self.devices: dict[Kind, Device] = {}
-        self.neighbours: dict[bytes, bytes] = {}
-        self._broken: dict[Kind, str] = {}
-        self._seen: set[Kind] = set()
-        self.left: set[Kind] = set()  # by an agent before this one
-        self.packets: dict[Kind, int] = {}  # that came out of devices
+        self.devices: dict[DeviceId, Device] = {}
+        self.far_ends: list[FarEnd] = []
+        self._broken: dict[DeviceId, str] = {}
+        self.left: set[DeviceId] = set()  # by an agent before this one
+        self.packets: dict[DeviceId, int] = {}  # that came out of devices
 
-    def break_(self, kind: Kind, reason: str) -> None:
+    def break_(self, device: DeviceId, reason: str) -> None:
         """Have a device not be there from the next look on."""
-        self._broken[kind] = reason
+        self._broken[device] = reason
 
-    def heal(self, kind: Kind) -> None:
+    def heal(self, device: DeviceId) -> None:
         """Undo `break_`."""
-        self._broken.pop(kind, None)
+        self._broken.pop(device, None)
 
-    def interface(self, kind: Kind) -> int | None:
-        """Return the ifindex of a device that works."""
-        return INTERFACES[kind] if kind in self._seen else None
-
-    async def want(self, devices: Iterable[Device], neighbours: Mapping[bytes, bytes]) -> None:
+    async def want(self, devices: Iterable[Device], far_ends: Iterable[FarEnd]) -> None:
         """Say which devices should be."""
-        self.devices = {device.kind: device for device in devices}
-        self.neighbours = dict(neighbours)
+        self.devices = {device.id: device for device in devices}
+        self.far_ends = list(far_ends)
         await self.mend()
 
     async def mend(self, *, thorough: bool = False) -> bool:  # noqa: ARG002 - everything is looked at
         """Look what there is."""
-        before = set(self._seen)
-        self._seen = {kind for kind in self.devices if kind not in self._broken}
-        self.problems = {kind: reason for kind, reason in self._broken.items() if kind in self.devices}
-        return before != self._seen
+        before = self.interfaces
+        self.interfaces = {device: interface_of(device) for device in self.devices if device not in self._broken}
+        self.problems = {device: reason for device, reason in self._broken.items() if device in self.devices}
+        return before != self.interfaces
 
-    async def present(self) -> set[Kind]:
-        """Return the kinds of devices of ours that there are."""
-        return self._seen | self.left
+    async def present(self) -> dict[DeviceId, int]:
+        """Return the devices of ours that there are, and their ifindexes."""
+        return {device: interface_of(device) for device in {*self.interfaces, *self.left}}
 
-    async def received(self, kind: Kind) -> int:
+    async def received(self, device: DeviceId) -> int:
         """Return how many packets have come out of a device."""
-        return self.packets.get(kind, 0)
+        return self.packets.get(device, 0)
 
     def close(self) -> None:
         """Let go of nothing."""
+
+
+def interface_of(device: DeviceId) -> int:
+    """Return the ifindex that a device has here."""
+    return 1000 + list(type(device.kind)).index(device.kind) * 10 + device.family + device.vni * 100

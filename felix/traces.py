@@ -26,11 +26,8 @@ from felix.podinterfaces import LinkGroups
 from felix.protocol import protocol_name
 from felix.route import PROTOCOL
 from felix.routemessages import DELROUTE, MAIN_TABLE, RTMSG, KernelRoute
-from felix.tunnelmessages import IFINFOMSG, Kind
+from felix.tunnelmessages import ALIAS, IFINFOMSG, Kind
 from inet.prefix import Family
-
-ALIAS: Final = "tortie "
-"""How the aliases of our tunnel devices and of pods' links begin."""
 
 _GETTABLE: Final = 1
 _DELTABLE: Final = 2

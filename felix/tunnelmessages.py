@@ -1,10 +1,10 @@
-"""Tunnel devices and their neighbours on the wire (linux/if_link.h, linux/neighbour.h, linux/if_tunnel.h)."""
+"""Tunnel devices and their far ends on the wire (linux/if_link.h, linux/neighbour.h, linux/if_tunnel.h)."""
 
 from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from felix.links import DELLINK, NEWADDR, NEWLINK
@@ -36,10 +36,11 @@ _NESTED: Final = 0x8000
 _UP: Final = 0x1  # IFF_UP
 
 _VXLAN_ID: Final = 1
+_VXLAN_LOCAL: Final = {Family.IPV4: 4, Family.IPV6: 17}  # IFLA_VXLAN_LOCAL, _LOCAL6
 _VXLAN_LEARNING: Final = 7
 _VXLAN_PORT: Final = 15
+_VXLAN_GROUP6: Final = 16
 _VXLAN_EXTERNAL: Final = 25  # IFLA_VXLAN_COLLECT_METADATA
-_VXLAN_GPE: Final = 27
 _IPTUN_PROTO: Final = 9
 _IPTUN_EXTERNAL: Final = 19  # IFLA_IPTUN_COLLECT_METADATA
 _IPPROTO_IPV6: Final = 41
@@ -53,8 +54,16 @@ _NDA_DST: Final = 1
 _NDA_LLADDR: Final = 2
 _NDA_IFINDEX: Final = 8
 _PERMANENT: Final = 0x80  # NUD_PERMANENT: neither aged nor counted against the limits of the neighbour table
+_BRIDGE: Final = 7  # AF_BRIDGE: by which forwarding entries are asked for, a bridge or not
+_SELF: Final = 0x2  # NTF_SELF: those of the device itself
 
 _BE16: Final = struct.Struct("!H")
+
+
+ALIAS: Final = "tortie "
+"""How the aliases of our tunnel devices and of pods' links begin."""
+
+_LONG_VNI: Final = 10_000_000  # eight digits
 
 
 class Kind(enum.Enum):
@@ -65,15 +74,46 @@ class Kind(enum.Enum):
     IP6TNL = "ip6tnl"  # IPv6 in IPv6
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device as it should be. `mtu` is the largest packet of each family; those left out do not use it."""
+_MADE: Final = (
+    (Kind.VXLAN, Family.IPV4),
+    (Kind.VXLAN, Family.IPV6),
+    (Kind.IPIP, Family.IPV4),
+    (Kind.IP6TNL, Family.IPV6),
+)
+
+
+class DeviceId(NamedTuple):
+    """Which device of ours: there is one of a kind, of VXLAN one of each family and VNI."""
 
     kind: Kind
-    mtu: tuple[tuple[Family, int], ...]
+    family: Family  # of the outer header
+    vni: int = 0  # of VXLAN
+
+    @property
+    def name(self) -> str:
+        """What the link is called: 15 characters at most."""
+        if self.kind is not Kind.VXLAN:
+            return f"tortie-{self.kind.value}"
+        digit = "4" if self.family is Family.IPV4 else "6"
+        return f"{'tortie' if self.vni < _LONG_VNI else 'tort'}{digit}-{self.vni}"
+
+    @property
+    def alias(self) -> str:
+        """What stands on the link besides, so that it is known by another name, too."""
+        words = f"{ALIAS}{self.kind.value}"
+        return f"{words} {self.family.label} {self.vni}" if self.kind is Kind.VXLAN else words
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device as it should be."""
+
+    id: DeviceId
+    mtu: int  # bytes of the largest packet inside
     port: int = 0  # UDP, of VXLAN
     mac: bytes = b""  # of VXLAN
-    addresses: tuple[bytes, ...] = field(default=())  # what packets of this node itself bear, packed
+    local: bytes = b""  # this end's outer address, of VXLAN, packed; empty: the kernel chooses
+    address: bytes = b""  # what packets of this node itself bear inside, packed; empty: another link's
 
 
 class FoundLink(NamedTuple):
@@ -89,22 +129,49 @@ class FoundLink(NamedTuple):
     is_external: bool  # each route says where packets go
     port: int  # UDP, of VXLAN
     vni: int
+    local: bytes  # of VXLAN, packed; empty: any
+
+    @property
+    def device(self) -> DeviceId | None:
+        """Which device of ours it is, by its mark; None for a link of somebody else."""
+        for kind, family in _MADE:
+            found = DeviceId(kind, family, self.vni)
+            if kind.value == self.kind and found.alias == self.alias:
+                return found
+        return None
 
 
-def create(device: Device, name: str) -> bytes:
+def create(device: Device) -> bytes:
     """Build the message that creates a device, down."""
     data = {
-        Kind.VXLAN: attribute(_VXLAN_EXTERNAL, b"\1")
+        Kind.VXLAN: attribute(_VXLAN_ID, U32.pack(device.id.vni))
+        + _local(device)
         + attribute(_VXLAN_LEARNING, b"\0")
         + attribute(_VXLAN_PORT, _BE16.pack(device.port)),
         Kind.IPIP: attribute(_IPTUN_EXTERNAL, b""),
         Kind.IP6TNL: attribute(_IPTUN_EXTERNAL, b"") + attribute(_IPTUN_PROTO, bytes([_IPPROTO_IPV6])),
-    }[device.kind]
-    info = attribute(_INFO_KIND, device.kind.value.encode()) + attribute(_INFO_DATA | _NESTED, data)
-    body = IFINFOMSG.pack(0, 0, 0, 0, 0, 0) + attribute(_IFNAME, _text(name))
+    }[device.id.kind]
+    body = IFINFOMSG.pack(0, 0, 0, 0, 0, 0) + attribute(_IFNAME, _text(device.id.name))
     if device.mac:
         body += attribute(_ADDRESS, device.mac)
-    return message(NEWLINK, Flag.CREATE | Flag.EXCL, body + attribute(_LINKINFO | _NESTED, info))
+    return message(NEWLINK, Flag.CREATE | Flag.EXCL, body + _info(device.id.kind, data))
+
+
+def set_local(interface: int, device: Device) -> bytes:
+    """Build the message that gives a VXLAN device another outer source."""
+    return _set(interface, _info(device.id.kind, _local(device)))
+
+
+def _local(device: Device) -> bytes:
+    family = device.id.family
+    local = attribute(_VXLAN_LOCAL[family], device.local or bytes(family.bits // 8))
+    # Without a source it is the far end, nobody in particular, that says of which family the device is.
+    return local if device.local or family is Family.IPV4 else attribute(_VXLAN_GROUP6, bytes(16)) + local
+
+
+def _info(kind: Kind, data: bytes) -> bytes:
+    content = attribute(_INFO_KIND, kind.value.encode()) + attribute(_INFO_DATA | _NESTED, data)
+    return attribute(_LINKINFO | _NESTED, content)
 
 
 def mark(interface: int, alias: str) -> bytes:
@@ -156,11 +223,12 @@ def parse_link(data: bytes, start: int, end: int) -> FoundLink | None:
     kind = info.get(_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
     content = info.get(_INFO_DATA, b"")
     data_of_kind = dict(attributes(content, 0, len(content)))
-    is_external, port, vni = False, 0, 0
+    is_external, port, vni, local = False, 0, 0, b""
     if kind == Kind.VXLAN.value:
-        is_external = data_of_kind.get(_VXLAN_EXTERNAL, b"\0") != b"\0" and _VXLAN_GPE not in data_of_kind
+        is_external = data_of_kind.get(_VXLAN_EXTERNAL, b"\0") != b"\0"
         port = _BE16.unpack(data_of_kind[_VXLAN_PORT])[0] if _VXLAN_PORT in data_of_kind else 0
         vni = U32.unpack(data_of_kind[_VXLAN_ID])[0] if _VXLAN_ID in data_of_kind else 0
+        local = next((data_of_kind[each] for each in _VXLAN_LOCAL.values() if each in data_of_kind), b"")
     elif kind in {Kind.IPIP.value, Kind.IP6TNL.value}:
         is_external = _IPTUN_EXTERNAL in data_of_kind
     return FoundLink(
@@ -174,6 +242,7 @@ def parse_link(data: bytes, start: int, end: int) -> FoundLink | None:
         is_external,
         port,
         vni,
+        local,
     )
 
 
@@ -211,9 +280,38 @@ def parse_neighbour(data: bytes, start: int, end: int) -> tuple[int, bytes, byte
     return interface, found[_NDA_DST], found.get(_NDA_LLADDR, b"")
 
 
+def put_forwarding(interface: int, mac: bytes, packed: bytes) -> bytes:
+    """Build the message that says for good to which outer address of a VXLAN device a hardware address belongs."""
+    body = _forwarding(interface, mac, _PERMANENT) + attribute(_NDA_DST, packed)
+    return message(_NEWNEIGH, Flag.CREATE | Flag.REPLACE, body)
+
+
+def drop_forwarding(interface: int, mac: bytes) -> bytes:
+    """Build the message that forgets where a hardware address is."""
+    return message(_DELNEIGH, 0, _forwarding(interface, mac, 0))
+
+
+def dump_forwarding(interface: int) -> bytes:
+    """Build the message that dumps the forwarding entries of a link."""
+    return message(_GETNEIGH, 0, _NDMSG.pack(_BRIDGE, 0, 0, interface, 0, 0, 0))
+
+
+def parse_forwarding(data: bytes, start: int, end: int) -> tuple[int, bytes, bytes] | None:
+    """Read a forwarding entry that leads to somewhere: the link's ifindex, hardware address, outer address."""
+    _family, _, _, interface, _state, _flags, _type = _NDMSG.unpack_from(data, start)
+    found = dict(attributes(data, start + _NDMSG.size, end))
+    if _NDA_LLADDR not in found or _NDA_DST not in found:
+        return None
+    return interface, found[_NDA_LLADDR], found[_NDA_DST]
+
+
 def _neighbour(interface: int, packed: bytes, state: int) -> bytes:
     family = Family.IPV4 if len(packed) == 4 else Family.IPV6
     return _NDMSG.pack(family, 0, 0, interface, state, 0, 0) + attribute(_NDA_DST, packed)
+
+
+def _forwarding(interface: int, mac: bytes, state: int) -> bytes:
+    return _NDMSG.pack(_BRIDGE, 0, 0, interface, state, _SELF, 0) + attribute(_NDA_LLADDR, mac)
 
 
 def _set(interface: int, attributes_: bytes) -> bytes:

@@ -1,9 +1,8 @@
-"""The tunnel devices of this node: one for VXLAN, whatever the family, one each for IPv4 in IPv4 and IPv6 in IPv6.
+"""The tunnel devices of this node: one of VXLAN for each family and VNI, one each for IP in IP of the two families.
 
 In goes which there should be (`want`), and who lives behind them; `mend` looks what the kernel has and puts right
-what differs: a device that is missing, renamed, down, or set up otherwise. Devices have no far end of their own:
-next hops bear it (`felix.encap`). VXLAN carries Ethernet, so each far end needs a hardware address besides, which
-stands in the neighbour table for good; nothing is learned and nothing asked for.
+what differs: a device that is missing, renamed, down, or set up otherwise. Where packets leave to is said by forwarding
+entries of VXLAN devices (`felix.farends`) and, for IP in IP, by next hops (`felix.encap`).
 
 A link that only has our name, or another's that has our UDP port, is left alone, and said to be in the way.
 """
@@ -14,22 +13,15 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
 from felix import links, linkstats, offload, tunnelmessages
-from felix.delta import Delta
-from felix.netlink import Failure, NetlinkSocket, dump, in_turns
+from felix.farends import FarEnd, FarEnds
+from felix.netlink import Failure, NetlinkSocket, dump
 from felix.sysctl import PROC_SYS
-from felix.tunnelmessages import DUMP_LINKS, Device, FoundLink, Kind
-from inet.prefix import Family
-
-DEVICES: Final = {Kind.VXLAN: "tortie-vxlan", Kind.IPIP: "tortie-ipip", Kind.IP6TNL: "tortie-ip6tnl"}
-"""Names of our devices."""
-
-ALIAS: Final = "tortie {}"
-"""What stands on a link of ours as its alias, with its kind: so it is known by another name, too."""
+from felix.tunnelmessages import DUMP_LINKS, Device, DeviceId, FoundLink, Kind
 
 _MODULES: Final = {Kind.VXLAN: "vxlan", Kind.IPIP: "ipip", Kind.IP6TNL: "ip6_tunnel"}
 _STRICT, _LOOSE = "1", "2"  # rp_filter: what comes out of a tunnel may be from a node that is reached directly
@@ -39,7 +31,7 @@ class Tunnels(Protocol):
     """Our tunnel devices. The real ones are `KernelTunnels`, those for tests `felix.faketunnels`."""
 
     @property
-    def problems(self) -> Mapping[Kind, str]:
+    def problems(self) -> Mapping[DeviceId, str]:
         """Why a wanted device is not there, for people."""
 
     has_broken_checksums: bool
@@ -49,11 +41,12 @@ class Tunnels(Protocol):
     def repaired(self) -> int:
         """How often a device was found changed by others."""
 
-    def interface(self, kind: Kind) -> int | None:
-        """Return the ifindex of a device that works, as it was last seen."""
+    @property
+    def interfaces(self) -> Mapping[DeviceId, int]:
+        """The ifindexes of the devices that work, as they were last seen."""
 
-    async def want(self, devices: Iterable[Device], neighbours: Mapping[bytes, bytes]) -> None:
-        """Say which devices should be, and the hardware address of each far end of VXLAN; all else goes."""
+    async def want(self, devices: Iterable[Device], far_ends: Collection[FarEnd]) -> None:
+        """Say which devices should be, and who lives behind those of VXLAN; all else goes."""
 
     async def mend(self, *, thorough: bool = False) -> bool:
         """Look what there is and put it right. Return whether a device came, went or became another.
@@ -61,10 +54,10 @@ class Tunnels(Protocol):
         `thorough` looks at every far end, too: after news of a device of ours, and every few minutes.
         """
 
-    async def present(self) -> set[Kind]:
-        """Return the kinds of devices of ours that there are, wanted or not; none where links cannot be read."""
+    async def present(self) -> dict[DeviceId, int]:
+        """Return the devices of ours that there are, wanted or not, and their ifindexes."""
 
-    async def received(self, kind: Kind) -> int:
+    async def received(self, device: DeviceId) -> int:
         """Return how many packets have come out of a device; 0 where there is none."""
 
     def close(self) -> None:
@@ -75,132 +68,133 @@ class KernelTunnels:
     """The devices of the network namespace that this is made in. See `Tunnels`."""
 
     def __init__(self, proc_sys: Path = PROC_SYS) -> None:
-        self.problems: dict[Kind, str] = {}
+        self.problems: dict[DeviceId, str] = {}
+        self.interfaces: dict[DeviceId, int] = {}
         self.repaired = 0
         self.has_broken_checksums = False
         self._proc_sys = proc_sys
         self._netlink = NetlinkSocket()
-        self._wanted: dict[Kind, Device] = {}
-        self._addressed: dict[Kind, tuple[Device, int]] = {}  # for what, and which link, addresses were looked at
-        self._interfaces: dict[Kind, int] = {}  # of devices that are as they should be
-        self._neighbours: Delta[bytes, bytes] = Delta()
-        self._neighbours_of = 0  # the ifindex that `_neighbours.actual` was read from
-        self._known: set[Kind] = set()  # kinds that were looked at, and were there then
+        self._wanted: dict[DeviceId, Device] = {}
+        self._addressed: dict[DeviceId, tuple[Device, int]] = {}  # for what, and which link, addresses were looked at
+        self._far_ends: dict[DeviceId, FarEnds] = {}  # of each wanted device of VXLAN
+        self._known: set[DeviceId] = set()  # which were there at some time
+        self._was_read = False  # what an agent before this one left
         self._lock = asyncio.Lock()
 
     def close(self) -> None:
         """Let go of the kernel; devices stay."""
         self._netlink.close()
 
-    def interface(self, kind: Kind) -> int | None:
-        """Return the ifindex of a device that works, as it was last seen."""
-        return self._interfaces.get(kind)
-
-    async def want(self, devices: Iterable[Device], neighbours: Mapping[bytes, bytes]) -> None:
-        """Say which devices should be, and the hardware address of each far end of VXLAN; all else goes."""
-        wanted = {device.kind: device for device in devices}
-        for address in self._neighbours.desired.keys() - neighbours.keys():
-            self._neighbours.unwant(address)
-        known = self._neighbours.desired
-        changed = [(address, mac) for address, mac in neighbours.items() if known.get(address) != mac]
-        for address, mac in changed:
-            self._neighbours.want(address, mac)
+    async def want(self, devices: Iterable[Device], far_ends: Collection[FarEnd]) -> None:
+        """Say which devices should be, and who lives behind those of VXLAN; all else goes."""
+        wanted = {device.id: device for device in devices}
+        by_size = {size: [end for end in far_ends if len(end.gateway) == size] for size in (4, 16)}
+        vxlan = [device for device in wanted if device.kind is Kind.VXLAN]
+        self._far_ends = {each: self._far_ends.get(each) or FarEnds(self._netlink, each.family) for each in vxlan}
+        for device, known in self._far_ends.items():
+            known.want(by_size[device.family.bits // 8])
         if wanted != self._wanted:
             self._wanted = wanted
             await self.mend()
         else:
             async with self._lock:
-                await self._write_neighbours()
+                await self._sync_far_ends()
 
     async def mend(self, *, thorough: bool = False) -> bool:
         """Look what there is and put it right. Return whether a device came, went or became another."""
         async with self._lock:
-            before = dict(self._interfaces)
-            for kind in Kind:
-                await self._mend(kind, thorough=thorough)
-            if thorough or self._neighbours_of != self._interfaces.get(Kind.VXLAN, 0):
-                with contextlib.suppress(OSError):  # then they are written, known or not
-                    await self._read_neighbours()
-            await self._write_neighbours()
-            return before != self._interfaces
+            before = dict(self.interfaces)
+            if thorough or not self._was_read:
+                self._known.update(await self.present())
+                self._was_read = True
+            for device in self._known - self._wanted.keys():  # first: one that goes may hold the port
+                await self._mend(device, thorough=thorough)
+            for device in self._wanted:
+                await self._mend(device, thorough=thorough)
+            await self._sync_far_ends(thorough=thorough)
+            return before != self.interfaces
 
-    async def present(self) -> set[Kind]:
-        """Return the kinds of devices of ours that there are, wanted or not; none where links cannot be read."""
+    async def _sync_far_ends(self, *, thorough: bool = False) -> None:
+        for device, far_ends in self._far_ends.items():
+            if thorough:
+                far_ends.doubt()
+            if device in self.interfaces:
+                await far_ends.sync(self.interfaces[device])
+
+    async def present(self) -> dict[DeviceId, int]:
+        """Return the devices of ours that there are, wanted or not, and their ifindexes."""
         try:
             rows = await dump(DUMP_LINKS, tunnelmessages.parse_link)
         except OSError:
-            return set()
-        marks = {(row.kind, row.alias) for row in rows}
-        return {kind for kind in Kind if (kind.value, ALIAS.format(kind.value)) in marks}
+            return {}
+        return {device: row.interface for row in rows if (device := row.device) is not None}
 
-    async def received(self, kind: Kind) -> int:
+    async def received(self, device: DeviceId) -> int:
         """Return how many packets have come out of a device; 0 where there is none."""
         try:
-            counts = (await linkstats.traffic()).get(self._interfaces.get(kind, 0))
+            counts = (await linkstats.traffic()).get(self.interfaces.get(device, 0))
         except OSError:
             return 0
         return counts.received_packets if counts else 0
 
-    async def _mend(self, kind: Kind, *, thorough: bool) -> None:
-        device = self._wanted.get(kind)
+    async def _mend(self, id_: DeviceId, *, thorough: bool) -> None:
+        device = self._wanted.get(id_)
         try:
-            found = await self._find(kind)
+            found = await self._find(id_)
             if device is None:
-                await self._remove(kind, found)
+                await self._remove(id_, found)
                 return
             link = await self._have(device, found)
-            if thorough or self._addressed.get(kind) != (device, link.interface) or not link.is_up:
+            if thorough or self._addressed.get(id_) != (device, link.interface) or not link.is_up:
                 await self._address(device, link.interface)
-                self._addressed[kind] = (device, link.interface)
+                self._addressed[id_] = (device, link.interface)
             await self._configure(device, link)
         except _InTheWayError as error:
-            self._set_aside(kind, str(error))
+            self._set_aside(id_, str(error))
         except OSError as error:
-            self._set_aside(kind, await self._explain(kind, device, error))
+            self._set_aside(id_, await self._explain(id_, device, error))
         else:
-            self.problems.pop(kind, None)
-            self._known.add(kind)
-            self._interfaces[kind] = link.interface
+            self.problems.pop(id_, None)
+            self._known.add(id_)
+            self.interfaces[id_] = link.interface
 
-    def _set_aside(self, kind: Kind, reason: str) -> None:
-        self._interfaces.pop(kind, None)
-        self.problems[kind] = reason
+    def _set_aside(self, device: DeviceId, reason: str) -> None:
+        self.interfaces.pop(device, None)
+        self.problems[device] = reason
 
-    async def _find(self, kind: Kind) -> FoundLink | None:
+    async def _find(self, device: DeviceId) -> FoundLink | None:
         """Return the link of our name, or the one that bears our mark and another name."""
         try:
-            data = self._netlink.ask(tunnelmessages.get(DEVICES[kind]))
+            data = self._netlink.ask(tunnelmessages.get(device.name))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
         else:
             return tunnelmessages.parse_link(data, 0, len(data))
-        if kind not in self._known and kind not in self._wanted:
-            return None  # nobody ever needs to look through all links for what was never made
         rows = await dump(DUMP_LINKS, tunnelmessages.parse_link)
-        return next((row for row in rows if row.kind == kind.value and row.alias == ALIAS.format(kind.value)), None)
+        return next((row for row in rows if row.device == device), None)
 
-    async def _remove(self, kind: Kind, found: FoundLink | None) -> None:
-        self._interfaces.pop(kind, None)
-        self.problems.pop(kind, None)
-        self._known.discard(kind)
-        if found is not None and found.kind == kind.value and found.alias == ALIAS.format(kind.value):
+    async def _remove(self, device: DeviceId, found: FoundLink | None) -> None:
+        self.interfaces.pop(device, None)
+        self.problems.pop(device, None)
+        if found is not None and found.device == device:
             await self._do(tunnelmessages.delete(found.interface))
+        self._known.discard(device)
 
     async def _have(self, device: Device, found: FoundLink | None) -> FoundLink:
         """Return the link, made or made anew where it cannot be changed. Raises OSError, _InTheWayError."""
-        name = DEVICES[device.kind]
-        is_repair = device.kind in self._known
-        if found is not None and found.kind != device.kind.value:
+        kind, name = device.id.kind, device.id.name
+        is_repair = device.id in self._known
+        if found is not None and found.kind != kind.value:
             raise _InTheWayError(
                 f"there is a link {name} of kind {found.kind or 'device'} that is not Tortie's: rename or remove it"
             )
-        if found is not None and not (found.is_external and found.port == device.port):
+        if found is not None and not await self._can_stay(device, found):
             await self._do(tunnelmessages.delete(found.interface))
             found = None
         if found is None:
             self.repaired += is_repair
-            await self._do(tunnelmessages.create(device, name))
+            await self._do(tunnelmessages.create(device))
             data = self._netlink.ask(tunnelmessages.get(name))
             made = tunnelmessages.parse_link(data, 0, len(data))
             if made is None:
@@ -213,6 +207,19 @@ class KernelTunnels:
         self.repaired += is_repair and not found.is_up
         return found
 
+    async def _can_stay(self, device: Device, found: FoundLink) -> bool:
+        """Whether a link is what is wanted, or has been made so. The kernel changes the outer source of VXLAN alone."""
+        if device.id.kind is not Kind.VXLAN:
+            return found.is_external
+        if found.is_external or (found.port, found.vni) != (device.port, device.id.vni):
+            return False
+        if found.local == device.local:
+            return True
+        if await self._try(tunnelmessages.set_local(found.interface, device)):
+            return False  # a source of the other family, for one
+        await self._far_ends[device.id].renew(found.interface)
+        return True
+
     async def _rename(self, found: FoundLink, name: str) -> None:
         failures = await self._netlink.write([tunnelmessages.rename(found.interface, name)])
         if failures:  # before Linux 6.2 a link must be down for that
@@ -221,29 +228,27 @@ class KernelTunnels:
 
     async def _configure(self, device: Device, link: FoundLink) -> None:
         """Give a link everything that can be changed; what is right is left alone."""
-        interface, mtu, alias = link.interface, dict(device.mtu), ALIAS.format(device.kind.value)
-        if link.alias != alias:
-            await self._do(tunnelmessages.mark(interface, alias))
+        interface, id_ = link.interface, device.id
+        if link.alias != id_.alias:
+            await self._do(tunnelmessages.mark(interface, id_.alias))
         if device.mac and (link.mac != device.mac or not link.is_up):
-            self._neighbours_of = 0  # the kernel forgets a link's neighbours with its address, and when it goes down
+            # The kernel forgets a link's neighbours with its address, and when it goes down.
+            self._far_ends[id_].doubt()
         if device.mac and link.mac != device.mac:
             await self._do(tunnelmessages.set_mac(interface, device.mac))
-        if mtu and link.mtu != max(mtu.values()):
-            await self._do(tunnelmessages.set_mtu(interface, max(mtu.values())))
-        name = DEVICES[device.kind]
-        self._loosen(name)
+        if link.mtu != device.mtu:
+            await self._do(tunnelmessages.set_mtu(interface, device.mtu))
+        self._loosen(id_.name)
         if self.has_broken_checksums or offload.is_checksum_broken(os.uname().release):
             with contextlib.suppress(OSError):  # a link that cannot be told
-                offload.set_transmit_checksum(name, on=False)
+                offload.set_transmit_checksum(id_.name, on=False)
         if not link.is_up:
             await self._do(tunnelmessages.set_up(interface, up=True))
-        if Family.IPV6 in mtu:  # the kernel sets it to the link's whenever that changes, or comes up
-            self._set("ipv6", name, "mtu", str(mtu[Family.IPV6]))
 
     async def _address(self, device: Device, interface: int) -> None:
-        """Give a link its addresses, and take away others."""
+        """Give a link its address, and take away others."""
         present = {row.address.packed for row in await links.addresses() if row.interface == interface}
-        wanted = set(device.addresses)
+        wanted = {device.address} - {b""}
         link_local = {packed for packed in present if packed[:2] == b"\xfe\x80"}
         for packed in sorted(present - wanted - link_local):
             await self._do(tunnelmessages.put_address(interface, packed, is_wanted=False))
@@ -266,58 +271,21 @@ class KernelTunnels:
             with contextlib.suppress(OSError):  # a family that is off; or what the sysctl report complains of anyway
                 (self._proc_sys / "net" / family / "conf" / name / setting).write_text(value, encoding="ascii")
 
-    async def _explain(self, kind: Kind, device: Device | None, error: OSError) -> str:
+    async def _explain(self, id_: DeviceId, device: Device | None, error: OSError) -> str:
         """Say what stands in the way of a device, and what to do."""
-        name = DEVICES[kind]
+        name = id_.name
         if error.errno in {errno.EOPNOTSUPP, errno.ENODEV}:
-            advice = "" if kind is Kind.VXLAN else ", or set encapsulation.type to VXLAN"
-            return f"this kernel cannot make {name}: load the module {_MODULES[kind]}{advice}"
+            advice = "" if id_.kind is Kind.VXLAN else ", or set encapsulation.type to VXLAN"
+            return f"this kernel cannot make {name}: load the module {_MODULES[id_.kind]}{advice}"
         if error.errno in {errno.EADDRINUSE, errno.EEXIST} and device is not None:
             rows = await dump(DUMP_LINKS, tunnelmessages.parse_link)
-            others = [row for row in rows if row.kind == kind.value and row.name != name]
-            if kind is Kind.VXLAN:
-                others = [row for row in others if row.port == device.port]
-                who = f"link {others[0].name} (VNI {others[0].vni})" if others else "another program"
-                return f"{name} cannot have UDP port {device.port}: {who} has it; remove it or set encapsulation.port"
+            others = [row for row in rows if row.kind == id_.kind.value and row.device is None]
+            if id_.kind is Kind.VXLAN:
+                return f"{name} cannot have UDP port {device.port}: {_who_has(device, others)}"
             others = [row for row in others if row.is_external]
             if others:
-                return f"{name} cannot be: link {others[0].name} takes all packets of kind {kind.value}; remove it"
+                return f"{name} cannot be: link {others[0].name} takes all packets of kind {id_.kind.value}; remove it"
         return f"{name}: {error.strerror or error}"
-
-    # Neighbours
-
-    async def _read_neighbours(self) -> None:
-        interface = self._neighbours_of = self._interfaces.get(Kind.VXLAN, 0)
-        present: dict[bytes, bytes] = {}
-        for family in Family if interface else ():
-            rows = await dump(tunnelmessages.dump_neighbours(family, interface), tunnelmessages.parse_neighbour)
-            present |= {address: mac for link, address, mac in rows if link == interface}
-        for address in self._neighbours.actual.keys() - present.keys():
-            self._neighbours.lost(address)
-        for address, mac in present.items():
-            if self._neighbours.actual.get(address) != mac:
-                self._neighbours.found(address, mac)
-
-    async def _write_neighbours(self) -> None:
-        interface = self._interfaces.get(Kind.VXLAN)
-        if interface is None:
-            return
-        async for piece in in_turns(list(self._neighbours.pending)):
-            wanted = [(address, self._neighbours.desired.get(address)) for address in piece]
-            failures = await self._netlink.write(
-                tunnelmessages.put_neighbour(interface, address, mac)
-                if mac
-                else tunnelmessages.drop_neighbour(interface, address)
-                for address, mac in wanted
-            )
-            refused = {failure.position for failure in failures}
-            for position, (address, mac) in enumerate(wanted):
-                if position in refused:
-                    continue  # the kernel asks for it by itself, through the tunnel
-                if mac:
-                    self._neighbours.found(address, mac)
-                else:
-                    self._neighbours.lost(address)
 
     async def _do(self, request: bytes) -> None:
         if failure := await self._try(request):
@@ -329,3 +297,12 @@ class KernelTunnels:
 
 class _InTheWayError(Exception):
     """Someone else's link stands where ours should be."""
+
+
+def _who_has(device: Device, others: Iterable[FoundLink]) -> str:
+    """Say whose the port of a VXLAN device is: links share one if their VNIs differ, and none takes all there are."""
+    for other in others:
+        if other.port == device.port and (other.is_external or other.vni == device.id.vni):
+            vni = "any VNI" if other.is_external else f"VNI {other.vni}"
+            return f"link {other.name} ({vni}) has it; remove it or set encapsulation.port"
+    return "another program has it; remove it or set encapsulation.port"

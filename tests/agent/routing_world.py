@@ -12,7 +12,6 @@ from typing import Any
 from agent.attention import SETTLING_S
 from agent.carrier import Carrier
 from agent.routing import Routing
-from agent.vnis import RememberedVnis
 from bgp.config import BgpConfig, Node, Peering
 from bgp.path import AsPath, Attributes, NextHopKey
 from bgp.speaker import EndOfRib, GracefulRestartOffer, SessionUp, Update
@@ -56,9 +55,7 @@ class FakeMonitor:
 class World:
     """Node n1 and what is around it. `family` says which addresses the test speaks of."""
 
-    def __init__(
-        self, family: Family, table: FakeRouteTable | None = None, remembered: RememberedVnis | None = None
-    ) -> None:
+    def __init__(self, family: Family, table: FakeRouteTable | None = None) -> None:
         self.family = family
         self.time = 1000.0
         self.table = table or FakeRouteTable()
@@ -68,7 +65,7 @@ class World:
         self.fib = Fib(self.table, clock=self.now, guard=MassDeleteGuard(started=self.time))
         self.tunnels = FakeTunnels()
         self.backstops = FakeBackstops()
-        self.carrier = Carrier(self.resolver, self.tunnels, self.backstops, now=self.now, remembered=remembered)
+        self.carrier = Carrier(self.resolver, self.tunnels, self.backstops, now=self.now)
         self.routing = Routing(self.speaker, self.fib, self.carrier, self.monitor, now=self.now)
         self.config = BgpConfig(nodes={f"n{number}": self.node(number) for number in (1, 2, 3)})
 

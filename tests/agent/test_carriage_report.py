@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from agent import carriage_report
 from agent.report import CarriedReport
-from bgp.config import Encapsulation, EncapsulationMode, TunnelType
+from agent.tunnel_devices import Wrapping
+from bgp.config import TunnelType
 from felix.installed import InstalledRoute
-from felix.resolver import Resolution
-from felix.tunnelmessages import Kind
 from inet.prefix import Family, Prefix
-from tests.agent.routing_world import World, running
-
-FALLBACK = Encapsulation(EncapsulationMode.FALLBACK)
-IPIP = Encapsulation(EncapsulationMode.ALWAYS, TunnelType.IPIP)
-ROUTER = 9
+from tests.agent.routing_world import World
+from tests.agent.tunnel_world import FALLBACK, IPIP, ROUTER, device, tunnel, tunnel_world
 
 
 @pytest.fixture
 async def world(family: Family) -> AsyncIterator[World]:
-    """Node n2 is on the link, node n3 behind a router."""
-    world = World(family)
-    world.resolver.addresses.add(world.host(1))
-    world.resolver.answers[world.host(3), None] = Resolution((world.hop(ROUTER),), is_on_link=False)
-    async with running(world):
+    async with tunnel_world(family) as world:
         yield world
 
 
@@ -36,7 +29,7 @@ async def row(world: World, prefix: Prefix) -> InstalledRoute:
 
 
 async def carried(world: World, number: int) -> CarriedReport | None:
-    return carriage_report.carried(world.routing, await row(world, world.cidr(number)))
+    return carriage_report.carried(world.routing, await row(world, world.cidr(number)), world.carrier.wrappings())
 
 
 async def test_a_neighbour_is_reached_directly_and_who_is_far_in_a_tunnel(world: World) -> None:
@@ -66,16 +59,29 @@ async def test_nothing_is_carried_by_a_blackhole(world: World) -> None:
 async def test_a_hop_in_a_tunnel_is_named_by_its_far_end(world: World) -> None:
     await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
     (hop,) = (await row(world, world.cidr(3))).next_hops
-    assert carriage_report.words(hop).startswith(f"VXLAN 4096 to {world.host(3)} ")
-    plain = hop._replace(outer=hop.outer._replace(vni=0))
-    assert carriage_report.words(plain).startswith(f"IPIP to {world.host(3)} ")
-    assert carriage_report.words(plain._replace(interface=1 << 30)).endswith("gone")
+    wrapping = world.carrier.wrappings().of(hop)
+    assert wrapping == Wrapping(TunnelType.VXLAN, world.host(3), 4096)
+    assert carriage_report.words(hop, wrapping).startswith(f"VXLAN 4096 to {world.host(3)} ")
+    assert carriage_report.words(hop._replace(interface=1 << 30), wrapping).endswith("gone")
+    await world.configure(encapsulation=IPIP)
+    await world.answer(2, 3)
+    (hop,) = (await row(world, world.cidr(3))).next_hops
+    wrapping = world.carrier.wrappings().of(hop)
+    assert wrapping == Wrapping(TunnelType.IPIP, world.host(3))
+    assert carriage_report.words(hop, wrapping).startswith(f"IPIP to {world.host(3)} ")
+
+
+async def test_of_a_tunnel_to_a_node_that_is_gone_only_the_gateway_is_known(world: World) -> None:
+    await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
+    stray = tunnel(world, 77)
+    assert world.carrier.wrappings().of(stray) == Wrapping(TunnelType.VXLAN, ip_address(stray.gateway), 4096)
+    assert world.carrier.wrappings().of(world.hop(2)) is None
 
 
 async def test_tunnels_in_short(world: World) -> None:
     await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
     report = carriage_report.tunnels(world.routing)
-    assert (report.devices, report.peers, report.destinations) == (["tortie-vxlan"], 2, 1)
+    assert (report.devices, report.peers, report.destinations) == ([device(world).name], 2, 1)
     assert report.overhead[world.family.label] == (50 if world.family is Family.IPV4 else 70)
     assert report.problems == []
 
@@ -95,7 +101,7 @@ async def test_a_pod_cidr_is_its_nodes_and_any_other_prefix_nobodys(world: World
 
 
 async def test_destinations_whose_tunnel_is_missing_are_told_as_unreachable(world: World) -> None:
-    world.tunnels.break_(Kind.VXLAN, "Operation not permitted")
+    world.tunnels.break_(device(world), "Operation not permitted")
     await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
     assert carriage_report.unreachable(world.routing) == (
         "1 destinations need a tunnel that is not there: Operation not permitted"
@@ -104,7 +110,7 @@ async def test_destinations_whose_tunnel_is_missing_are_told_as_unreachable(worl
 
 
 async def test_a_missing_tunnel_that_nothing_needs_at_the_moment_is_worth_a_condition(world: World) -> None:
-    world.tunnels.break_(Kind.VXLAN, "Operation not permitted")
+    world.tunnels.break_(device(world), "Operation not permitted")
     world.resolver.answers.clear()
     await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
     assert carriage_report.unreachable(world.routing) == ""

@@ -4,62 +4,45 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from agent.parting import PARTING_S
-from agent.vnis import RememberedVnis
-from bgp.carriage import hardware_address, node_paths, settle_tunnels
-from bgp.config import Encapsulation, EncapsulationMode, Node, NodeRoutes, TunnelType
+from agent.tunnel_devices import Wrapping
+from bgp.carriage import NodePathPlanner, hardware_address, settle_tunnels
+from bgp.config import Encapsulation, Node, NodeRoutes, TunnelType
 from bgp.ownership import settle
-from bgp.switchover import LINGER_S, UNDERSTOOD_S, USE_UNHEARD_AFTER_S
-from felix.encap import Outer
-from felix.faketunnels import INTERFACES
+from bgp.switchover import UNDERSTOOD_S
+from felix.faketunnels import interface_of
+from felix.farends import FarEnd
 from felix.monitor import LinkChanged
 from felix.resolver import Resolution
-from felix.route import NextHop
 from felix.routetable import DropRoute, PutRoute
-from felix.trials import Trial
-from felix.tunnelmessages import Kind
+from felix.tunnelmessages import Device
 from inet.prefix import Family, Prefix
 from tests.agent.routing_world import World, running
-
-FALLBACK = Encapsulation(EncapsulationMode.FALLBACK)
-ALWAYS = Encapsulation(EncapsulationMode.ALWAYS)
-IPIP = Encapsulation(EncapsulationMode.ALWAYS, TunnelType.IPIP)
-ROUTER = 9
+from tests.agent.tunnel_world import (
+    ALWAYS,
+    FALLBACK,
+    IPIP,
+    ROUTER,
+    device,
+    following,
+    gateway,
+    tunnel,
+    tunnel_world,
+    way,
+)
 
 
 @pytest.fixture(params=list(Family), ids=lambda family: family.label)
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Node n2 is on the link, node n3 behind a router that has no address in the world."""
-    world = World(request.param)
-    world.resolver.addresses.add(world.host(1))
-    world.resolver.answers[world.host(3), None] = Resolution((world.hop(ROUTER),), is_on_link=False)
-    async with running(world):
+    async with tunnel_world(request.param) as world:
         yield world
 
 
-def tunnel(world: World, number: int, type_: TunnelType = TunnelType.VXLAN, vni: int = 4096) -> NextHop:
-    """The next hop that leads to a node through a tunnel."""
-    far, near = world.host(number).packed, world.host(1).packed
-    if type_ is TunnelType.VXLAN:
-        return NextHop(gateway(world, number), INTERFACES[Kind.VXLAN], onlink=True, outer=Outer(far, near, vni))
-    kind = Kind.IPIP if world.family is Family.IPV4 else Kind.IP6TNL
-    return NextHop(b"", INTERFACES[kind], outer=Outer(far, near))
-
-
-def gateway(world: World, number: int) -> bytes:
-    """A node's address on the VXLAN device: its own, or for IPv6 the link-local one made of its hardware address."""
-    if world.family is Family.IPV4:
-        return world.host(number).packed
-    mac = hardware_address(f"n{number}")
-    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
-
-
-def way(world: World, number: int) -> tuple[NextHop, ...] | None:
-    return world.kernel().get(world.cidr(number))
+def gateways(world: World) -> set[bytes]:
+    return {end.gateway for end in world.tunnels.far_ends}
 
 
 # Fallback
@@ -131,14 +114,14 @@ async def test_what_must_not_leave_unencapsulated_has_a_blackhole_behind_it(worl
 
 
 async def test_without_its_device_a_destination_has_no_route(world: World) -> None:
-    world.tunnels.break_(Kind.VXLAN, "no such thing")
+    world.tunnels.break_(device(world), "no such thing")
     await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
     assert way(world, 2) == (world.hop(2),)
     assert way(world, 3) is None
     reason = world.routing.forwarding.why_unreachable(world.key(3))
     assert reason == "it needs a tunnel: no such thing"
-    world.tunnels.heal(Kind.VXLAN)
-    world.monitor.tell(LinkChanged(INTERFACES[Kind.VXLAN], "tortie-vxlan", is_up=True))
+    world.tunnels.heal(device(world))
+    world.monitor.tell(LinkChanged(interface_of(device(world)), device(world).name, is_up=True))
     await world.settle()
     assert way(world, 3) == (tunnel(world, 3),)
 
@@ -165,26 +148,26 @@ async def test_what_is_no_pod_s_address_goes_where_bgp_says(world: World) -> Non
 async def test_ip_in_ip_has_a_device_for_each_family(world: World) -> None:
     await world.configure(encapsulation=IPIP, mesh_enabled=False)
     assert way(world, 3) == (tunnel(world, 3, TunnelType.IPIP),)
-    expected, overhead = (Kind.IPIP, 20) if world.family is Family.IPV4 else (Kind.IP6TNL, 40)
-    assert world.tunnels.devices.keys() == {expected}
-    assert dict(world.tunnels.devices[expected].mtu) == {world.family: 1500 - overhead}
+    overhead = 20 if world.family is Family.IPV4 else 40
+    wanted = device(world, TunnelType.IPIP)
+    assert world.tunnels.devices == {wanted: Device(wanted, 1500 - overhead, address=world.cidr(1).packed)}
     assert world.carrier.overhead[world.family] == overhead
 
 
 async def test_vxlan_knows_each_node_by_its_hardware_address(world: World) -> None:
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
-    expected = {gateway(world, number): hardware_address(f"n{number}") for number in (2, 3)}
-    assert world.tunnels.neighbours == expected
-    device = world.tunnels.devices[Kind.VXLAN]
-    assert device.mac == hardware_address("n1")
-    assert device.addresses == (world.cidr(1).packed,)
-    assert dict(device.mtu) == {world.family: 1450 if world.family is Family.IPV4 else 1430}
+    assert world.tunnels.far_ends == [
+        FarEnd(gateway(world, number), hardware_address(f"n{number}"), world.host(number).packed) for number in (2, 3)
+    ]
+    mtu = 1450 if world.family is Family.IPV4 else 1430
+    own = hardware_address("n1"), world.host(1).packed, world.cidr(1).packed
+    assert world.tunnels.devices == {device(world): Device(device(world), mtu, 4789, *own)}
 
 
 async def test_the_vni_and_port_are_those_configured(world: World) -> None:
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False, vxlan_vni=77, vxlan_port=8472)
     assert way(world, 3) == (tunnel(world, 3, vni=77),)
-    assert world.tunnels.devices[Kind.VXLAN].port == 8472
+    assert world.tunnels.devices[device(world, vni=77)].port == 8472
 
 
 async def test_a_vni_is_used_towards_who_has_heard_of_it_and_understood_before_and_after(world: World) -> None:
@@ -204,6 +187,9 @@ async def test_a_vni_is_used_towards_who_has_heard_of_it_and_understood_before_a
 async def test_an_outer_source_that_this_node_does_not_have_is_left_to_the_kernel(world: World) -> None:
     world.resolver.addresses.clear()
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
+    assert world.tunnels.devices[device(world)].local == b""
+    await world.configure(encapsulation=IPIP)
+    await world.answer(2, 3)
     (hop,) = way(world, 3) or ()
     assert hop.outer.source == b""
 
@@ -217,8 +203,11 @@ async def test_a_node_that_changes_its_address_is_followed(world: World) -> None
     await world.configure(nodes=world.config.nodes | {"n3": moved})
     far = world.host(33).packed
     (hop,) = way(world, 3) or ()
-    assert hop.outer.destination == far
     assert hop.gateway == (far if world.family is Family.IPV4 else gateway(world, 3))
+    wrapping = world.carrier.wrappings().of(hop)
+    assert wrapping == Wrapping(TunnelType.VXLAN, world.host(33), 4096)
+    ends = {end.gateway: end.address for end in world.tunnels.far_ends if end.mac == hardware_address("n3")}
+    assert ends == {gateway(world, 3): far, hop.gateway: far}, "by the former gateway, too, while routes lead there"
 
 
 async def test_of_two_nodes_with_one_address_only_the_older_one_is_reached_by_it(world: World) -> None:
@@ -233,9 +222,9 @@ async def test_a_node_that_goes_takes_its_route_and_far_end_along(world: World) 
     await world.configure(encapsulation=ALWAYS, mesh_enabled=False)
     await world.configure(nodes={name: node for name, node in world.config.nodes.items() if name != "n3"})
     assert way(world, 3) is None
-    assert gateway(world, 3) in world.tunnels.neighbours  # until its route is gone for sure
+    assert gateway(world, 3) in gateways(world)  # until its route is gone for sure
     await world.pass_time(UNDERSTOOD_S)
-    assert world.tunnels.neighbours.keys() == {gateway(world, 2)}
+    assert gateways(world) == {gateway(world, 2)}
     assert world.backstops.destinations == {world.cidr(2)}
 
 
@@ -348,207 +337,6 @@ async def test_from_direct_to_bgp_a_peer_that_never_speaks_is_not_waited_for_for
     assert way(world, 2) is None
 
 
-# From one to another while traffic flows
-
-
-async def test_a_tunnel_is_used_as_soon_as_the_other_end_answers_through_it(world: World) -> None:
-    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
-    await world.configure(encapsulation=ALWAYS)
-    assert world.tunnels.devices.keys() == {Kind.VXLAN}
-    assert way(world, 2) == (world.hop(2),)
-    assert list(world.carrier.trials().values()) == [Trial(world.cidr(2).packed, tunnel(world, 2))]
-    await world.answer(2)
-    assert way(world, 2) == (tunnel(world, 2),)
-    assert world.carrier.trials() == {}
-
-
-async def test_where_nobody_answers_the_tunnel_is_used_in_the_end(world: World) -> None:
-    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
-    await world.configure(encapsulation=ALWAYS)
-    await world.pass_time(USE_UNHEARD_AFTER_S - 1)
-    assert way(world, 2) == (world.hop(2),)
-    await world.pass_time(1)
-    assert way(world, 2) == (tunnel(world, 2),)
-
-
-async def test_who_had_no_way_before_waits_for_nobody(world: World) -> None:
-    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
-    assert way(world, 3) is None
-    await world.configure(encapsulation=ALWAYS)
-    assert way(world, 3) == (tunnel(world, 3),)
-
-
-async def test_with_fallback_a_tunnel_is_tried_only_where_it_takes_the_place_of_another_way(world: World) -> None:
-    await world.configure(node_routes=NodeRoutes.BGP)
-    for number in (2, 3):
-        await world.up(number)
-        await world.hear(number, [world.cidr(number)])
-    assert way(world, 3) == (world.hop(ROUTER),)
-    await world.configure(encapsulation=FALLBACK)
-    assert [address for address, _ in world.carrier.trials()] == [world.host(3)]
-    again = following(world)
-    world.table.written.clear()
-    async with running(again):
-        await again.configure(encapsulation=FALLBACK)
-        assert [address for address, _ in again.carrier.trials()] == [world.host(3)]
-        for number in (2, 3):
-            await again.up(number)
-            await again.hear(number, [world.cidr(number)])
-        assert again.table.written == []
-        await again.answer(3)
-        assert (way(again, 2), way(again, 3)) == ((world.hop(2),), (tunnel(world, 3),))
-    third = following(again)
-    async with running(third):
-        await third.configure(encapsulation=FALLBACK)
-        assert third.carrier.trials() == {}
-
-
-async def test_what_a_router_carries_stays_with_it_until_the_other_end_answers(world: World) -> None:
-    await world.with_routers(ROUTER, node_routes=NodeRoutes.DIRECT)
-    await world.up(ROUTER)
-    await world.hear(ROUTER, [world.cidr(3)], path=[65100])
-    await world.configure(encapsulation=ALWAYS)
-    assert way(world, 3) == (world.hop(ROUTER),)
-    await world.answer(3)
-    assert way(world, 3) == (tunnel(world, 3),)
-
-
-async def test_a_device_goes_when_nothing_has_come_out_of_it_for_a_while(world: World) -> None:
-    await world.configure(encapsulation=ALWAYS, node_routes=NodeRoutes.DIRECT)
-    await world.configure(encapsulation=IPIP)
-    assert way(world, 2) == (tunnel(world, 2),)
-    await world.answer(2, 3)
-    assert way(world, 2) == (tunnel(world, 2, TunnelType.IPIP),)
-    for _ in range(3):
-        world.tunnels.packets[Kind.VXLAN] = world.tunnels.packets.get(Kind.VXLAN, 0) + 1
-        await world.pass_time(LINGER_S)
-        assert Kind.VXLAN in world.tunnels.devices
-        assert world.host(2) in world.carrier.peers
-    await world.pass_time(LINGER_S)
-    assert Kind.VXLAN not in world.tunnels.devices
-
-
-async def test_out_of_tunnels_all_that_others_may_send_is_understood_on(world: World) -> None:
-    await world.configure(encapsulation=ALWAYS, node_routes=NodeRoutes.DIRECT)
-    await world.pass_time(10 * UNDERSTOOD_S)
-    neighbours, overhead = world.tunnels.neighbours, world.carrier.overhead
-    await world.configure(encapsulation=Encapsulation())
-    assert way(world, 2) == (world.hop(2),)
-    assert world.tunnels.devices.keys() == {Kind.VXLAN}
-    assert world.host(2) in world.carrier.peers
-    assert world.carrier.vnis == (4096,)
-    assert world.tunnels.neighbours == neighbours, "or what is on its way to the device would wait there for an answer"
-    assert world.carrier.overhead == overhead, "or pods here would send more than pods there take yet"
-    await world.pass_time(LINGER_S)
-    assert world.tunnels.devices == {}
-    assert world.carrier.overhead == dict.fromkeys(Family, 0)
-    await world.pass_time(UNDERSTOOD_S)
-    assert world.carrier.peers == frozenset()
-
-
-async def test_an_agent_that_is_killed_in_the_middle_goes_on_where_it_was(world: World) -> None:
-    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
-    await world.configure(encapsulation=ALWAYS)
-    await world.answer(3)
-    again = following(world)
-    world.table.written.clear()
-    async with running(again):
-        await again.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT, encapsulation=ALWAYS)
-        assert (way(again, 2), way(again, 3)) == ((world.hop(2),), (tunnel(world, 3),))
-        assert again.table.written == []
-        await again.answer(2)
-        assert way(again, 2) == (tunnel(world, 2),)
-
-
-async def test_an_agent_that_hears_of_another_type_only_when_it_is_back_tries_it_first(world: World) -> None:
-    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT, encapsulation=ALWAYS)
-    again = following(world)
-    async with running(again):
-        await again.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT, encapsulation=IPIP)
-        assert way(again, 2) == (tunnel(world, 2),)
-        assert Kind.VXLAN in again.tunnels.devices
-        await again.answer(2, 3)
-        assert way(again, 2) == (tunnel(world, 2, TunnelType.IPIP),)
-
-
-async def test_an_agent_that_is_back_keeps_a_device_that_others_may_use_still(world: World) -> None:
-    await world.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
-    again = following(world)
-    again.tunnels.left = {Kind.VXLAN}
-    async with running(again):
-        await again.configure(mesh_enabled=False, node_routes=NodeRoutes.DIRECT)
-        assert again.tunnels.devices.keys() == {Kind.VXLAN}
-        assert again.carrier.peers == {world.host(2), world.host(3)}
-        assert again.carrier.vnis == (4096,)
-        again.tunnels.left = set()
-        await again.pass_time(LINGER_S)
-        assert again.tunnels.devices == {}
-
-
-async def test_an_agent_that_is_back_understands_a_vni_that_others_may_use_still(world: World, tmp_path: Path) -> None:
-    file = RememberedVnis(tmp_path / "vnis.json")
-    once = following(world, file)
-    async with running(once):
-        await once.configure(mesh_enabled=False, encapsulation=ALWAYS, vxlan_vni=77)
-        await once.configure(vxlan_vni=78)
-        await once.answer(2, 3)
-    again = following(once, file)
-    async with running(again):
-        await again.configure(mesh_enabled=False, encapsulation=ALWAYS, vxlan_vni=78)
-        assert again.carrier.vnis == (77, 78)
-        await again.pass_time(UNDERSTOOD_S)
-        assert again.carrier.vnis == (78,)
-
-
-async def test_a_device_stays_while_routes_of_before_a_restart_lead_through_it(world: World) -> None:
-    await world.configure(encapsulation=ALWAYS)
-    for number in (2, 3):
-        await world.up(number)
-        await world.hear(number, [world.cidr(number)])
-    again = following(world)
-    again.tunnels.left = {Kind.VXLAN}
-    async with running(again):
-        await again.configure()  # Never, in BGP: nobody has said anything yet
-        assert way(again, 2) == (tunnel(world, 2),)
-        await again.pass_time(LINGER_S)
-        await again.pass_time(LINGER_S)
-        assert way(again, 2) == (tunnel(world, 2),)
-        assert Kind.VXLAN in again.tunnels.devices
-        for number in (2, 3):
-            await again.up(number)
-            await again.hear(number, [again.cidr(number)])
-        assert way(again, 2) == (again.hop(2),)
-        again.tunnels.left = set()
-        await again.pass_time(LINGER_S)
-        assert again.tunnels.devices == {}
-
-
-async def test_a_device_is_there_until_routes_of_before_a_restart_have_been_written_anew(world: World) -> None:
-    await world.configure(encapsulation=ALWAYS)
-    for number in (2, 3):
-        await world.up(number)
-        await world.hear(number, [world.cidr(number)])
-    again = following(world)
-    again.tunnels.left = {Kind.VXLAN}
-    async with running(again):
-        await again.configure()
-        await again.pass_time(1000)  # all is due at a time
-        assert not again.routing.is_deferring
-        assert way(again, 2) is None
-        assert Kind.VXLAN in again.tunnels.devices
-        again.tunnels.left = set()
-        await again.pass_time(LINGER_S)
-        assert again.tunnels.devices == {}
-
-
-def following(world: World, remembered: RememberedVnis | None = None) -> World:
-    """Return the same node's next agent."""
-    again = World(world.family, world.table, remembered)
-    again.resolver.answers |= world.resolver.answers
-    again.resolver.addresses |= world.resolver.addresses
-    return again
-
-
 async def test_a_restart_writes_nothing(world: World) -> None:
     await world.configure(encapsulation=FALLBACK, mesh_enabled=False)
     again = following(world)
@@ -589,4 +377,6 @@ async def test_followed_through_changes_of_nodes_the_ways_are_those_of_all_nodes
         on_link = frozenset(each for each in ownership.addresses if world.resolver.resolve(each).is_on_link)
         assert dict(world.carrier._wanted) == wanted
         tunnels = world.carrier._switchover.tunnels
-        assert world.carrier.node_paths == node_paths(world.config, nodes["n1"], ownership, tunnels, on_link)
+        assert (
+            world.carrier.node_paths == NodePathPlanner(world.config, nodes["n1"], ownership, tunnels, on_link).paths()
+        )

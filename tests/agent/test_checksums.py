@@ -9,21 +9,20 @@ import pytest
 from agent.checksums import PAUSES_S, ChecksumKeeper
 from bgp.config import Encapsulation, EncapsulationMode, NodeRoutes, TunnelType
 from felix.offload import Verdict
-from felix.tunnelmessages import Kind
 from inet.prefix import Family, IPAddress
 from tests.agent.routing_world import World, running
-
-ALWAYS = Encapsulation(EncapsulationMode.ALWAYS)
+from tests.agent.tunnel_world import ALWAYS, device
 
 
 class Trial:
     def __init__(self, world: World) -> None:
         self.asked: list[Sequence[IPAddress]] = []
+        self.device = device(world).name
         self.verdict = Verdict.UNKNOWN
         self.keeper = ChecksumKeeper(world.carrier, self.find)
 
     async def find(self, interface: str, far_ends: Sequence[IPAddress]) -> Verdict:
-        assert interface == "tortie-vxlan"
+        assert interface == self.device
         self.asked.append(far_ends)
         return self.verdict
 
@@ -87,7 +86,7 @@ async def test_a_node_that_nobody_answers_asks_less_and_less_often(world: World)
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 8:
-            world.tunnels.break_(Kind.VXLAN, "gone")
+            world.tunnels.break_(device(world), "gone")
             await world.tunnels.mend()
         if len(pauses) == 9:
             raise EnoughError

@@ -89,8 +89,7 @@ def add_ours(places: Places) -> None:
     (places.cni_bin_dir / install.RECORD_NAME).write_bytes(msgspec.json.encode(record))
     (places.cni_state_dir / conflist.NETWORK).mkdir()
     (places.cni_state_dir / conflist.NETWORK / "10.64.1.11").write_text("container")
-    for name in ("drain.json", "vnis.json"):
-        (places.run_dir / name).write_text("{}")
+    (places.run_dir / "drain.json").write_text("{}")
     settings = [Setting("ipv4/conf/u0/rp_filter", "2"), Setting("ipv4/conf/u1/rp_filter", "2")]
     Sysctls(places.run_dir / FILE_NAME).apply(settings)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address
+from socket import if_nametoindex
 
 import pytest
 
@@ -15,12 +17,14 @@ from agent.pathreport import NodeFacts
 from agent.policy_cluster import QuestionError
 from agent.report import DropReport, timestamp
 from agent.view import View
+from felix.route import NextHop
 from inet.prefix import Family, Prefix
 from tests.agent.idle_network import idle_network
 from tests.agent.objects_of_nodes import batch, node_object
 from tests.agent.policy_world import manifest
 from tests.agent.real_node import RealNode, enforcing
 from tests.agent.routing_world import World
+from tests.agent.tunnel_world import ALWAYS, device, way
 from tests.felix.nft.pods import OUTSIDE as OUTSIDE_ADDRESS
 from tests.felix.nft.pods import PodNode, pod_node
 
@@ -121,15 +125,23 @@ async def test_a_gateway_that_is_a_node_is_called_by_its_name(finder: Finder) ->
 
 
 async def test_a_tunnel_is_told_with_the_room_it_leaves(finder: Finder) -> None:
-    far = OUTSIDE_ADDRESS[finder.family]
-    finder.pods.ip(None, "link add tvx type vxlan external dstport 4789")
-    finder.pods.ip(None, "link set tvx up mtu 1500")
-    kind = "ip" if finder.family is Family.IPV4 else "ip6"
-    finder.route(finder.world.cidr(2), f"encap {kind} id {VNI} dst {far} dev tvx")
+    far, (hop, *_) = finder.world.host(2), await tunnel_hops(finder)
+    finder.pods.ip(None, f"route add {far} dev h2")
+    finder.route(finder.world.cidr(2), f"via {ip_address(hop.gateway)} dev tvx onlink")
     facts = await finder.facts("x/p0", "x/away")
-    (way,) = facts.route.ways
-    assert way.tunnel == f"in VXLAN to {far} VNI {VNI}"
-    assert way.mtu == (1450 if finder.family is Family.IPV4 else 1430)
+    (told,) = facts.route.ways
+    assert (told.tunnel, told.node) == (f"in VXLAN to {far} VNI {VNI}", "n2")
+    assert told.mtu == (1450 if finder.family is Family.IPV4 else 1430)
+
+
+async def tunnel_hops(finder: Finder) -> tuple[NextHop, ...]:
+    """Return the next hops to node n2 where it is reached in a tunnel, whose device is tvx."""
+    await finder.world.configure(encapsulation=ALWAYS, mesh_enabled=False)
+    local = "10.9.9.9" if finder.family is Family.IPV4 else "fd09::9"
+    finder.pods.ip(None, f"link add tvx type vxlan id {VNI} dstport 4789 local {local}")
+    finder.pods.ip(None, "link set tvx up mtu 1500")
+    finder.world.tunnels.interfaces[device(finder.world)] = if_nametoindex("tvx")
+    return way(finder.world, 2) or ()
 
 
 async def test_where_no_route_leads_the_kernels_word_is_told(finder: Finder) -> None:

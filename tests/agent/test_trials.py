@@ -57,7 +57,8 @@ async def trying(world: World) -> AsyncIterator[Running]:
 
 
 def is_tunnel(world: World, number: int) -> bool:
-    return any(hop.outer.destination for hop in world.kernel()[world.cidr(number)])
+    wrappings = world.carrier.wrappings()
+    return any(wrappings.of(hop) for hop in world.kernel()[world.cidr(number)])
 
 
 async def test_a_tunnel_is_tried_until_it_is_answered_and_then_used(world: World, trying: Running) -> None:

@@ -14,10 +14,10 @@ from bgp.carriage import (
     REQUIRED,
     ROUTED_COST,
     How,
+    NodePathPlanner,
     Tunnel,
     carry,
     hardware_address,
-    node_paths,
     overhead,
     settle_tunnels,
 )
@@ -142,7 +142,9 @@ def test_an_address_that_two_nodes_claim_is_the_older_one_s(family: Family) -> N
 @pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
 def test_direct_paths_lead_to_nodes_on_a_link_and_the_others_are_told_why_not(family: Family) -> None:
     wish = config(node_routes=NodeRoutes.DIRECT)
-    found = node_paths(wish, wish.nodes["n1"], settle(wish.nodes.values()), {}, frozenset({address(2, family)}))
+    found = NodePathPlanner(
+        wish, wish.nodes["n1"], settle(wish.nodes.values()), {}, frozenset({address(2, family)})
+    ).paths()
     assert found.next_hops == {cidr(2, family): address(2, family)}
     assert "is on no link of this node" in found.left_out[cidr(3, family)]
     assert cidr(1, family) not in {*found.next_hops, *found.left_out}
@@ -150,13 +152,13 @@ def test_direct_paths_lead_to_nodes_on_a_link_and_the_others_are_told_why_not(fa
 
 def test_with_bgp_and_no_tunnels_node_objects_say_nothing() -> None:
     wish = config()
-    found = node_paths(wish, wish.nodes["n1"], settle(wish.nodes.values()), {}, frozenset())
+    found = NodePathPlanner(wish, wish.nodes["n1"], settle(wish.nodes.values()), {}, frozenset()).paths()
     assert (found.next_hops, found.left_out) == ({}, {})
 
 
 def test_a_node_without_an_address_of_the_family_is_left_out() -> None:
     wish = config(node(1), node(2, addresses=(address(2, Family.IPV4),)), encapsulation=Encapsulation(ALWAYS))
-    found = node_paths(wish, wish.nodes["n1"], settle(wish.nodes.values()), tunnels(wish), frozenset())
+    found = NodePathPlanner(wish, wish.nodes["n1"], settle(wish.nodes.values()), tunnels(wish), frozenset()).paths()
     assert found.next_hops == {cidr(2, Family.IPV4): address(2, Family.IPV4)}
     assert "no address of family IPv6" in found.left_out[cidr(2, Family.IPV6)]
 

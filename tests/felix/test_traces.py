@@ -61,7 +61,7 @@ async def test_nexthop_objects_are_ours_by_protocol_and_number(node: Node) -> No
 
 
 async def test_a_tunnel_is_ours_by_its_alias_not_by_its_name(node: Node) -> None:
-    for name, alias in (("tortie-vxlan", "somebody's"), ("renamed", "tortie vxlan")):
+    for name, alias in (("tortie-vxlan", "somebody's"), ("renamed", "tortie vxlan IPv4 7")):
         port = 4789 if name == "renamed" else 4790
         node.ip(f"link add {name} type vxlan external dstport {port}")
         call("ip", "link", "set", name, "alias", alias)

@@ -11,7 +11,6 @@ from socket import if_nametoindex
 
 import pytest
 
-from felix.encap import Outer
 from felix.route import NextHop
 from felix.trials import KernelTrials, Trial
 from inet.prefix import Family
@@ -22,12 +21,12 @@ pytestmark = pytest.mark.kernel
 NUMBERS = itertools.count()
 TRIES = 20
 FAR = {Family.IPV4: "10.42.2.0", Family.IPV6: "fd42:0:0:2::"}
-PEER = {Family.IPV4: "172.16.0.2", Family.IPV6: "fd16::2"}
+DEVICE = {Family.IPV4: "vx4", Family.IPV6: "vx6"}
 GATEWAY = {Family.IPV4: "172.16.0.2", Family.IPV6: "fe80::2"}
 
 
 class Pair:
-    """Two nodes that reach each other's pods directly; both have a device for VXLAN, of VNI 4096 at the second."""
+    """Two nodes that reach each other's pods directly; both have devices for VXLAN, one of each family."""
 
     def __init__(self) -> None:
         number = next(NUMBERS)
@@ -45,12 +44,14 @@ class Pair:
                 "link set eth0 up",
                 f"addr add 172.16.0.{end}/24 dev eth0",
                 f"addr add fd16::{end}/64 dev eth0 nodad",
-                "link add vx type vxlan external dstport 4789",
-                f"link set vx address 02:00:00:00:00:0{end} up",
-                f"addr add 10.42.{end}.0/32 dev vx",
-                f"addr add fd42:0:0:{end}::/128 dev vx nodad",
-                f"neigh add 172.16.0.{other} lladdr 02:00:00:00:00:0{other} dev vx nud permanent",
-                f"neigh add fe80::{other} lladdr 02:00:00:00:00:0{other} dev vx nud permanent",
+                f"link add vx4 type vxlan id 4096 dstport 4789 local 172.16.0.{end} remote 172.16.0.{other}",
+                f"link add vx6 type vxlan id 4096 dstport 4789 local fd16::{end} remote fd16::{other}",
+                f"link set vx4 address 02:00:00:00:00:0{end} up",
+                f"link set vx6 address 02:00:00:00:00:0{end} up",
+                f"addr add 10.42.{end}.0/32 dev vx4",
+                f"addr add fd42:0:0:{end}::/128 dev vx6 nodad",
+                f"neigh add 172.16.0.{other} lladdr 02:00:00:00:00:0{other} dev vx4 nud permanent",
+                f"neigh add fe80::{other} lladdr 02:00:00:00:00:0{other} dev vx6 nud permanent",
                 f"route add 10.42.{other}.0/24 via 172.16.0.{other}",
                 f"-6 route add fd42:0:0:{other}::/64 via fd16::{other}",
             ):
@@ -82,8 +83,7 @@ def trials(pair: Pair) -> Iterator[KernelTrials]:  # noqa: ARG001 - inside its n
 
 
 def trial(family: Family) -> Trial:
-    outer = Outer(ip_address(PEER[family]).packed, vni=4096)
-    hop = NextHop(ip_address(GATEWAY[family]).packed, if_nametoindex("vx"), onlink=True, outer=outer)
+    hop = NextHop(ip_address(GATEWAY[family]).packed, if_nametoindex(DEVICE[family]), onlink=True)
     return Trial(ip_address(FAR[family]).packed, hop)
 
 
@@ -95,16 +95,16 @@ async def answered(trials: KernelTrials, *wanted: Trial) -> bool:
     return False
 
 
-def received(pair: Pair) -> int:
-    return int(pair.ip(pair.nodes[1], "-s link show vx").split("RX:")[1].splitlines()[1].split()[1])
+def received(pair: Pair, family: Family) -> int:
+    return int(pair.ip(pair.nodes[1], f"-s link show {DEVICE[family]}").split("RX:")[1].splitlines()[1].split()[1])
 
 
 async def test_an_end_that_has_its_device_answers_and_nothing_is_left_of_the_trial(
     pair: Pair, trials: KernelTrials, family: Family
 ) -> None:
-    before = received(pair)
+    before = received(pair, family)
     assert await answered(trials, trial(family))
-    assert received(pair) > before, "it came through the tunnel"
+    assert received(pair, family) > before, "it came through the tunnel"
     assert FAR[family].rstrip(":") in pair.trial_routes()
     assert await trials.answered([]) == set()
     assert pair.trial_routes() == ""
@@ -113,7 +113,7 @@ async def test_an_end_that_has_its_device_answers_and_nothing_is_left_of_the_tri
 async def test_an_end_without_a_device_does_not_answer_though_it_is_reached_otherwise(
     pair: Pair, trials: KernelTrials, family: Family
 ) -> None:
-    pair.ip(pair.nodes[1], "link del vx")
+    pair.ip(pair.nodes[1], f"link del {DEVICE[family]}")
     pair.ip(pair.nodes[1], f"addr add {FAR[family]}/{family.bits} dev lo")
     assert await trials.answered([trial(family)]) == set()
 
@@ -121,13 +121,13 @@ async def test_an_end_without_a_device_does_not_answer_though_it_is_reached_othe
 async def test_a_router_s_word_that_there_is_no_way_is_no_answer(
     pair: Pair, trials: KernelTrials, family: Family
 ) -> None:
-    pair.ip(pair.nodes[1], f"addr del {FAR[family]}/{family.bits} dev vx")
+    pair.ip(pair.nodes[1], f"addr del {FAR[family]}/{family.bits} dev {DEVICE[family]}")
     pair.ip(pair.nodes[1], f"route add unreachable {FAR[family]}/{family.bits}")
     assert await trials.answered([trial(family)]) == set()
 
 
 async def test_what_refuses_at_the_other_end_is_an_answer(pair: Pair, trials: KernelTrials, family: Family) -> None:
-    table = "table inet wall { chain input { type filter hook input priority 0; iifname vx reject; }; }"
+    table = "table inet wall { chain input { type filter hook input priority 0; iifname vx* reject; }; }"
     _run("ip", "netns", "exec", pair.nodes[1], "nft", table)
     assert await answered(trials, trial(family))
 
@@ -135,7 +135,7 @@ async def test_what_refuses_at_the_other_end_is_an_answer(pair: Pair, trials: Ke
 async def test_both_families_are_tried_at_a_time(pair: Pair, trials: KernelTrials) -> None:
     both = [trial(family) for family in Family]
     assert await answered(trials, *both)
-    pair.ip(pair.nodes[1], f"addr del {FAR[Family.IPV4]}/32 dev vx")
+    pair.ip(pair.nodes[1], f"addr del {FAR[Family.IPV4]}/32 dev vx4")
     assert trial(Family.IPV4).far_end not in await trials.answered(both)
 
 
@@ -152,9 +152,11 @@ async def test_a_route_that_went_with_its_device_is_back_the_next_time(
     pair: Pair, trials: KernelTrials, family: Family
 ) -> None:
     assert await answered(trials, trial(family))
-    pair.ip(pair.name, "link set vx down")
-    pair.ip(pair.name, "link set vx up")
-    pair.ip(pair.name, "addr replace fd42:0:0:1::/128 dev vx nodad")
-    pair.ip(pair.name, f"neigh replace {GATEWAY[family]} lladdr 02:00:00:00:00:02 dev vx nud permanent")
+    device = DEVICE[family]
+    pair.ip(pair.name, f"link set {device} down")
+    pair.ip(pair.name, f"link set {device} up")
+    if family is Family.IPV6:
+        pair.ip(pair.name, f"addr replace fd42:0:0:1::/128 dev {device} nodad")
+    pair.ip(pair.name, f"neigh replace {GATEWAY[family]} lladdr 02:00:00:00:00:02 dev {device} nud permanent")
     assert pair.trial_routes() == ""
     assert await answered(trials, trial(family))

@@ -14,10 +14,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from bench.encapsulation import DIRECT, VXLAN, lay
+from bench.encapsulation import DIRECT, VNI, VXLAN, lay
 from bench.network import run
 from bench.nodepair import PORT, NodePair, node_address, pod_address
 from felix.resolver import NetlinkResolver
+from felix.tunnelmessages import DeviceId, Kind
 from inet.prefix import Family
 from tests.felix.netns import entered
 from tests.own_kernel import in_own_kernel, run_in_own_kernel, starts_own_kernel
@@ -86,7 +87,7 @@ def test_a_link_that_delays_and_loses_is_survived(pair: NodePair, family: Family
 @in_own_kernel
 def test_connections_in_somebodys_flowtable_go_the_same_way(pair: NodePair, way: str, family: Family) -> None:
     """The flowtable sends packets on from where they come in, with the route that the connection had."""
-    link = "eth0" if way == DIRECT else "tortie-vxlan"
+    link = "eth0" if way == DIRECT else DeviceId(Kind.VXLAN, family, VNI).name
     table = (
         f"table inet theirs {{ flowtable f {{ hook ingress priority 0; devices = {{ pod, {link} }}; }}\n"
         "chain forward { type filter hook forward priority 0;\n"

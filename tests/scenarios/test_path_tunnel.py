@@ -7,6 +7,7 @@ import pytest
 
 from agent.lab.wait import eventually
 from agent.pathreport import Journey
+from felix.tunnelmessages import DeviceId, Kind
 from inet.prefix import Family
 from tests.lab import BuildLab
 from tests.scenarios import nodes
@@ -56,7 +57,7 @@ async def test_a_tunnel_and_nat_are_told_as_the_kernel_has_them(lab: BuildLab) -
         assert told.verdict == "arrives", told.reason
         (tunnel,) = [fact.text for fact in told.stages[0].facts if fact.what == "tunnel"]
         assert tunnel.startswith(f"in VXLAN to {net.address('n2', family)} VNI ")
-        assert told.stages[1].place == "n1 tortie-vxlan ── n2"
+        assert told.stages[1].place == f"n1 {DeviceId(Kind.VXLAN, family, 4096).name} ── n2"
         await eventually(lambda family=family: fits(family), takes.__eq__, within_s=60)
         assert not any(fact.what == "nat" for fact in told.stages[0].facts), "not inside the cluster"
 

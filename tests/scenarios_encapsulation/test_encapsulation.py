@@ -12,8 +12,7 @@ import pytest
 
 from agent.lab.traffic import route_events, traffic
 from agent.lab.wait import eventually
-from felix.tunnelmessages import Kind
-from felix.tunnels import DEVICES
+from felix.tunnelmessages import DeviceId, Kind
 from inet.prefix import Family
 from tests.scenarios import nodes
 from tests.scenarios_encapsulation.kernel import has_ip_in_ip
@@ -28,6 +27,9 @@ IPIP: Final = {"mode": "Always", "type": "IPIP"}
 EVERYBODY: Final = (("a1", "b1"), ("a1", "c1"), ("c1", "b1"), ("c1", "a1"))
 IN_FLIGHT: Final = 60
 """Packets, of eight each 10 ms, that are on their way, or on the way to a router that is told too late."""
+
+
+VXLAN: Final = DeviceId(Kind.VXLAN, Family.IPV4, 4096)
 
 
 @pytest.fixture(params=["VXLAN", "IPIP"])
@@ -115,8 +117,8 @@ async def test_the_largest_packet_passes_and_one_byte_more_does_not(net: Net, mo
         assert family is Family.IPV4, "IPv6 adds more bytes"
         here, node = f"{far}/{family.bits}", net.lab.address("n2", family)
         way = {
-            "VXLAN": f"encap ip id 4096 dst {node} csum via {node} dev {DEVICES[Kind.VXLAN]} onlink",
-            "IPIP": f"encap ip dst {node} dev {DEVICES[Kind.IPIP]}",
+            "VXLAN": f"via {node} dev {VXLAN.name} onlink",
+            "IPIP": f"encap ip dst {node} dev {DeviceId(Kind.IPIP, family).name}",
         }[type_]
         await net.lab.run("n1", "ip", "route", "add", here, *way.split())
         try:
@@ -228,7 +230,7 @@ async def test_nodes_that_change_at_different_times_understand_each_other(net: N
     async with traffic(net.lab, "a1", "b1") as streams:
         await net.configure(encapsulation={"mode": after})
         if after == "Always":
-            await eventually(lambda: net.lab.run("n2", "ip", "link", "show", DEVICES[Kind.VXLAN]), what="n2's device")
+            await eventually(lambda: net.lab.run("n2", "ip", "link", "show", VXLAN.name), what="n2's device")
             agent.send(signal.SIGSTOP)
         await net.becomes("n1", "n2", how[after])
         for _ in range(3):
@@ -269,12 +271,12 @@ async def test_a_restart_touches_nothing(net: Net) -> None:
     await net.all_become("direct", "VXLAN")
     await net.mtu_becomes(1430)
     await net.all_reach(("a1", "c1"))
-    before = await net.lab.run("n1", "ip", "-d", "link", "show", DEVICES[Kind.VXLAN])
+    before = await net.lab.run("n1", "ip", "-d", "link", "show", VXLAN.name)
     async with traffic(net.lab, "a1", "c1") as streams:
         await net.lab.restart("n1")
         await net.becomes("n1", "n3", "VXLAN")
     for each in streams.values():
         assert not each.lost, str(each)
     assert (await net.status("n1")).kernel_writes == 0
-    assert await net.lab.run("n1", "ip", "-d", "link", "show", DEVICES[Kind.VXLAN]) == before
+    assert await net.lab.run("n1", "ip", "-d", "link", "show", VXLAN.name) == before
     assert PODS["n1"] == "a1"
