@@ -153,10 +153,14 @@ class NodePolicy:
 
     # Pods as the runtime wires them
 
-    def attach(self, attachment: Attachment) -> None:
-        """Take over an interface that was wired: from now on its pod has its addresses."""
+    def attach(self, attachment: Attachment) -> int:
+        """Take over an interface that was wired: from now on its pod has its addresses.
+
+        Returns the last round of work that does not know of it yet, for `enforced`.
+        """
         self._is_wanted = True
         self._apply_all(self.attachments.add(attachment))
+        return self._rounds
 
     def detach(self, slots: Collection[Slot]) -> None:
         """Take over that interfaces were taken away."""
@@ -167,15 +171,14 @@ class NodePolicy:
             self.engine.apply(pod)
         self.wake()
 
-    async def enforced(self, attachment: Attachment) -> bool:
+    async def enforced(self, attachment: Attachment, attached: int) -> bool:
         """Wait until the kernel judges what an interface sends and gets by what its pod may; for ever if it never does.
 
-        What was taken over before the call counts, what comes later may not. False: the interface was taken away, or it
-        or its addresses were wired anew.
+        What was taken over before `attach` returned `attached` counts, what comes later may not. False: the interface
+        was taken away, or it or its addresses were wired anew.
         """
-        begun = self._rounds
         while is_held := self.attachments.get(attachment.slot) == attachment:
-            if self._written_round > begun and self._is_endpoint(attachment):
+            if self._written_round > attached and self._is_endpoint(attachment):
                 break
             await self._round_done.wait()
         return is_held

@@ -34,10 +34,12 @@ async def settle(netlink: NetlinkSocket, interface: int) -> int:
         return dict(attributes(data, start + _IFADDRMSG.size, end))[_IFA_ADDRESS], length, scope
 
     found, _ = await netlink.dump(message(_GETADDR, 0, _IFADDRMSG.pack(Family.IPV6, 0, 0, 0, interface)), parse)
+    requests = []
     for address, length, scope in found:
         where = attribute(_IFA_ADDRESS, address)
         old = _IFADDRMSG.pack(Family.IPV6, length, 0, scope, interface) + where
         new = _IFADDRMSG.pack(Family.IPV6, length, _IFA_F_NODAD, scope, interface) + where
-        for failure in await netlink.write([message(DELADDR, 0, old), message(NEWADDR, Flag.CREATE | Flag.EXCL, new)]):
-            raise OSError(failure.errno, failure.message)
+        requests += [message(DELADDR, 0, old), message(NEWADDR, Flag.CREATE | Flag.EXCL, new)]
+    for failure in await netlink.write(requests):
+        raise OSError(failure.errno, failure.message)
     return len(found)

@@ -2,9 +2,11 @@
 
 In go messages built by `message` and `attribute`; out come failures by position, single answers, or the parsed
 rows of a dump. The one idea: the kernel works a request off inside `send`, so its answer is there when `send`
-returns and nothing here ever waits. What takes long is cut into chunks, and the event loop gets a turn between
-two of them. Numbers are from linux/netlink.h and linux/rtnetlink.h. Everything happens in the network namespace
-of the thread that opened the socket. Sockets speak NETLINK_ROUTE where nobody says otherwise.
+returns. What takes long is cut into chunks, and the event loop gets a turn between two of them. Most requests of
+NETLINK_ROUTE take rtnl_lock, one for all network namespaces of the machine, and whoever makes or removes many of them
+may hold it for a tenth of a second and more: so `write` and `dump` wait for it in a thread, not on the event loop.
+Numbers are from linux/netlink.h and linux/rtnetlink.h. Everything happens in the network namespace of the thread that
+opened the socket. Sockets speak NETLINK_ROUTE where nobody says otherwise.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ import os
 import socket
 import struct
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntFlag
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 Row = TypeVar("Row")
+T = TypeVar("T")
 
 HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr: length, type
@@ -57,6 +63,9 @@ _RECEIVE_BYTES: Final = 64 * 1024  # the kernel fills at most 32 KiB at a time
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024  # holds the answers to a chunk in which every message fails
 _PIECES_PER_TURN: Final = 2
 _DUMP_ATTEMPTS: Final = 5
+
+# One for all sockets: they would wait for the same lock, and so requests are done in the order of the calls.
+_waiting_for_rtnl: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rtnl")
 
 
 class Flag(IntFlag):
@@ -207,9 +216,14 @@ async def dump(request: bytes, parse: Callable[[bytes, int, int], Row | None]) -
 
 
 class NetlinkSocket:
-    """A request socket. Several tasks may write through it at a time: chunks never mix."""
+    """A request socket. Several tasks may write through it at a time: chunks never mix.
+
+    A task that is cancelled leaves a chunk done or not begun.
+    """
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._takes_rtnl = protocol == socket.NETLINK_ROUTE
+        self._lock = threading.Lock()  # from a request to its answer
         self._socket = open_socket(_RECEIVE_BUFFER, protocol)
         for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
             with contextlib.suppress(OSError):  # before Linux 4.20 there is no strict check: every reader filters too
@@ -238,7 +252,7 @@ class NetlinkSocket:
         rest = list(islice(source, _CHUNK_MESSAGES))
         while rest:
             count = _fitting(rest)
-            failures += self._write_chunk(rest[:count], position)
+            failures += await self._aside(partial(self._write_chunk, rest[:count], position))
             position += count
             del rest[:count]
             rest += islice(source, _CHUNK_MESSAGES - len(rest))
@@ -247,43 +261,58 @@ class NetlinkSocket:
         return failures
 
     def ask(self, request: bytes) -> bytes:
-        """Send a request that is answered by one message; return its body. Raises OSError with the kernel's words."""
-        sequence = self._send(request, 0)
-        while True:
-            data = self._socket.recv(_RECEIVE_BYTES)
-            for answer in messages(data):
-                if answer.sequence == sequence:
-                    _raise_failure(data, answer)
-                    return data[answer.start : answer.end]
+        """Send a request that is answered by one message; return its body. Raises OSError with the kernel's words.
+
+        On an event loop ask only what the kernel answers without rtnl_lock, such as which way a packet goes.
+        """
+        with self._lock:
+            sequence = self._send(request, 0)
+            while True:
+                data = self._socket.recv(_RECEIVE_BYTES)
+                for answer in messages(data):
+                    if answer.sequence == sequence:
+                        _raise_failure(data, answer)
+                        return data[answer.start : answer.end]
+
+    async def ask_aside(self, request: bytes) -> bytes:
+        """Ask what takes rtnl_lock. See `ask`."""
+        return await self._aside(partial(self.ask, request))
 
     async def dump(
         self, request: bytes, parse: Callable[[bytes, int, int], Row | None], *, is_slow: bool = False
     ) -> tuple[list[Row], bool]:
         """Send a dump request; return its rows and whether changes overtook it. See the function of this name.
 
-        A slow one makes the kernel look through much more than it tells, and does so in a thread.
+        A slow one makes the kernel look through much more than it tells, and does so in a thread even if it takes no
+        rtnl_lock.
         """
         rows: list[Row] = []
         was_interrupted = False
-        sequence = (
-            await asyncio.to_thread(self._send, request, Flag.DUMP) if is_slow else self._send(request, Flag.DUMP)
-        )
-        pieces = 0
+        sequence, pieces = await self._aside(partial(self._begin_dump, request), is_slow=is_slow)
         while True:
-            data = await asyncio.to_thread(self._receive) if is_slow else self._receive()
-            for answer in messages(data):
-                if answer.sequence != sequence:
-                    continue
-                was_interrupted |= bool(answer.flags & Flag.DUMP_INTR)
-                if answer.kind in (DONE, ERROR):
-                    _raise_failure(data, answer)
-                    return rows, was_interrupted
-                row = parse(data, answer.start, answer.end)
-                if row is not None:
-                    rows.append(row)
-            pieces += 1
-            if pieces % _PIECES_PER_TURN == 0:
-                await asyncio.sleep(0)
+            for data in pieces:
+                for answer in messages(data):
+                    if answer.sequence != sequence:
+                        continue
+                    was_interrupted |= bool(answer.flags & Flag.DUMP_INTR)
+                    if answer.kind in (DONE, ERROR):
+                        _raise_failure(data, answer)
+                        return rows, was_interrupted
+                    row = parse(data, answer.start, answer.end)
+                    if row is not None:
+                        rows.append(row)
+            await asyncio.sleep(0)
+            pieces = await self._aside(self._receive, is_slow=is_slow)
+
+    async def _aside(self, work: Callable[[], T], *, is_slow: bool = False) -> T:
+        """Do what may wait for a lock of the kernel's where the event loop does not wait with it."""
+        if self._takes_rtnl:
+            return await asyncio.get_running_loop().run_in_executor(_waiting_for_rtnl, work)
+        return await asyncio.to_thread(work) if is_slow else work()
+
+    def _begin_dump(self, request: bytes) -> tuple[int, list[bytes]]:
+        with self._lock:
+            return self._send(request, Flag.DUMP), self._receive()
 
     def _send(self, request: bytes, flags: int) -> int:
         self._sequence = self._sequence % _LAST_SEQUENCE + 1
@@ -293,11 +322,20 @@ class NetlinkSocket:
         self._socket.sendto(buffer, (0, 0))
         return self._sequence
 
-    def _receive(self) -> bytes:
-        return self._socket.recv(_RECEIVE_BYTES)
+    def _receive(self) -> list[bytes]:
+        """Return some pieces of a dump, the last of which may be its end: the kernel makes them as they are fetched."""
+        pieces = [self._socket.recv(_RECEIVE_BYTES)]
+        with contextlib.suppress(BlockingIOError):
+            while len(pieces) < _PIECES_PER_TURN:
+                pieces.append(self._socket.recv(_RECEIVE_BYTES))
+        return pieces
 
     def _write_chunk(self, chunk: list[bytes], position: int) -> list[Failure]:
         """Send one chunk. An ACK is asked of the last message alone: the kernel reports failures unasked."""
+        with self._lock:
+            return self._exchange(chunk, position)
+
+    def _exchange(self, chunk: list[bytes], position: int) -> list[Failure]:
         first = self._sequence + 1 if self._sequence + len(chunk) <= _LAST_SEQUENCE else 1
         self._sequence = last = first + len(chunk) - 1
         buffer = bytearray().join(chunk)

@@ -100,7 +100,7 @@ class LinkGroups:
         With an alias (255 bytes at most), give it that too. Raises OSError where the kernel does not allow it.
         """
         try:
-            if not alias and self._group(interface) == group:
+            if not alias and await self._group(interface) == group:
                 return True
         except OSError as error:
             if error.errno == errno.ENODEV:
@@ -131,8 +131,8 @@ class LinkGroups:
             if failure.errno != errno.ENODEV:
                 raise OSError(failure.errno, failure.message)
 
-    def _group(self, interface: int) -> int:
-        answer = self._netlink.ask(message(_GETLINK, 0, _IFINFOMSG.pack(0, 0, 0, interface, 0, 0)))
+    async def _group(self, interface: int) -> int:
+        answer = await self._netlink.ask_aside(message(_GETLINK, 0, _IFINFOMSG.pack(0, 0, 0, interface, 0, 0)))
         return _group_of(dict(attributes(answer, _IFINFOMSG.size, len(answer))))
 
 

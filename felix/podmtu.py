@@ -48,7 +48,8 @@ class _Pair(NamedTuple):
 async def correct(pod_links: Iterable[Device], mtu: int) -> Correction:
     """Give the links of running pods an MTU. `pod_links` are the hosts' ends. What fails is a value."""
     with contextlib.closing(Devices()) as devices:
-        pairs = [_Pair(host, devices.other_end(host)) for host in pod_links]
+        # To ask for a link takes rtnl_lock, once for each pod.
+        pairs = await asyncio.to_thread(lambda: [_Pair(host, devices.other_end(host)) for host in pod_links])
     wrong = [pair for pair in pairs if pair.pod and (pair.host.mtu, pair.pod.mtu) != _wanted(pair, pair.pod, mtu)]
     if not wrong:
         return Correction(0, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -73,6 +74,7 @@ class FakePodLinks:
         self.links: dict[str, PodLink] = {}
         self.error = 0  # errno of every change
         self.settled: list[int] = []  # by ifindex, in the order of the calls
+        self.lock = asyncio.Lock()  # what marking a link has to wait for
 
     def wire(self, name: str, *addresses: bytes) -> int:
         """Make a link that leads to addresses; return its ifindex."""
@@ -92,13 +94,14 @@ class FakePodLinks:
 
     async def mark(self, link: int, alias: str) -> bool:
         """Put a link into the group, with an alias."""
-        if self.error:
-            raise OSError(self.error, os.strerror(self.error))
-        for name, found in self.links.items():
-            if found.interface == link:
-                self.links[name] = found._replace(group=POD_INTERFACE_GROUP, alias=alias or found.alias)
-                return True
-        return False
+        async with self.lock:
+            if self.error:
+                raise OSError(self.error, os.strerror(self.error))
+            for name, found in self.links.items():
+                if found.interface == link:
+                    self.links[name] = found._replace(group=POD_INTERFACE_GROUP, alias=alias or found.alias)
+                    return True
+            return False
 
     async def settle(self, link: int) -> None:
         """Note it."""

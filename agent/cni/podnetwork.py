@@ -1,9 +1,10 @@
 """What happens when the runtime wires a pod or takes it away, and what the CNI plugin is answered.
 
 ADD marks the pod's link as one the rules judge, has policy take the pod's addresses over, and answers when the kernel
-has all of it; until then nothing passes. The runtime may be faster than the watch: a pod that no object speaks of yet
-is waited for, as long as the plugin allows. Whatever cannot be done is said so that its reader knows what to do, and
-the runtime tries again.
+has both; until then nothing passes: a marked link without rules is shut, and so are rules without their link. So
+neither waits for the other: who marks a link may have to wait for everybody who has to do with links. The runtime may
+be faster than the watch: a pod that no object speaks of yet is waited for, as long as the plugin allows. Whatever
+cannot be done is said so that its reader knows what to do, and the runtime tries again.
 
 Links are looked at again every minute: one that is gone without a DEL is forgotten, one that somebody took out of the
 group is put back.
@@ -66,6 +67,7 @@ class PodNetwork:
     def __init__(self, policy: NodePolicy, links: PodLinks) -> None:
         self._policy = policy
         self._links = links
+        self._marking: set[Slot] = set()
         self._settling: set[asyncio.Task[None]] = set()
 
     @property
@@ -91,21 +93,29 @@ class PodNetwork:
     async def add(self, wired: Wired, limit_s: float) -> None:
         """Have a pod's policy in the kernel. Raises RefusalError where that takes longer than `limit_s`."""
         began = time.monotonic()
-        attachment = await self._mark(wired)
-        self._policy.attach(attachment)
+        attachment = self._attachment(wired)
+        self._marking.add(attachment.slot)
+        marking = asyncio.create_task(self._mark(attachment, wired.host_interface))
+        attached = self._policy.attach(attachment)
         try:
             async with asyncio.timeout(limit_s):
-                is_held = await self._policy.enforced(attachment)
+                await marking
+                is_held = await self._policy.enforced(attachment, attached)
+        except RefusalError:
+            self._take_back(attachment)
+            raise
         except TimeoutError:
             reason = self._why_not(attachment)
-            if self._policy.attachments.get(attachment.slot) == attachment:  # not one that was wired anew
-                self._policy.detach([attachment.slot])
+            if marking.cancelled():  # by this very end
+                reason = f"link {wired.host_interface} waits for the kernel to mark it as a pod's"
+            self._take_back(attachment)
             log.warning("cni.add_timed_out", pod=wired.pod, container=wired.slot.container, reason=reason)
             raise RefusalError(
                 f"pod {wired.pod} gets no network yet, after {limit_s:g} s: {reason}",
                 TRY_AGAIN_LATER,
             ) from None
         finally:
+            self._marking.discard(attachment.slot)
             metrics.CNI_ADD_SECONDS.observe(time.monotonic() - began)
         if not is_held:
             raise RefusalError(
@@ -128,19 +138,27 @@ class PodNetwork:
                 reason = error.strerror or str(error)
                 log.warning("cni.gateway_unsettled", pod=attachment.pod, reason=reason)
 
-    async def _mark(self, wired: Wired) -> Attachment:
+    def _attachment(self, wired: Wired) -> Attachment:
         if self._policy.hindrance:
             raise RefusalError(f"this node cannot enforce policy: {self._policy.hindrance}", TRY_AGAIN_LATER)
         try:
             link = self._links.find(wired.host_interface)
-            attachment = Attachment(wired.slot, wired.pod, wired.uid, wired.addresses, link)
-            is_there = await self._links.mark(link, alias_of(attachment))
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise RefusalError(f"link {wired.host_interface} of pod {wired.pod}: {reason}", INTERNAL) from None
+            raise _unmarked(wired.host_interface, wired.pod, error) from None
+        return Attachment(wired.slot, wired.pod, wired.uid, wired.addresses, link)
+
+    async def _mark(self, attachment: Attachment, name: str) -> None:
+        try:
+            is_there = await self._links.mark(attachment.link, alias_of(attachment))
+        except OSError as error:
+            raise _unmarked(name, attachment.pod, error) from None
         if not is_there:
-            raise RefusalError(f"link {wired.host_interface} of pod {wired.pod} is gone", INTERNAL)
-        return attachment
+            raise RefusalError(f"link {name} of pod {attachment.pod} is gone", INTERNAL)
+
+    def _take_back(self, attachment: Attachment) -> None:
+        """Forget an interface, unless it was wired anew meanwhile."""
+        if self._policy.attachments.get(attachment.slot) == attachment:
+            self._policy.detach([attachment.slot])
 
     async def check(self, wired: Wired) -> None:
         """Answer whether all is as ADD left it. Raises RefusalError."""
@@ -199,7 +217,7 @@ class PodNetwork:
 
     async def look(self) -> None:
         """Forget interfaces whose link is gone, and mark again what somebody unmarked. Raises OSError."""
-        before = {each.slot: each for each in self._policy.attachments.all}
+        before = {each.slot: each for each in self._policy.attachments.all if each.slot not in self._marking}
         links = {each.interface: each for each in await self._links.marked()}
         for known in before.values():
             alias, link = alias_of(known), links.get(known.link)
@@ -211,3 +229,7 @@ class PodNetwork:
             elif link.group != POD_INTERFACE_GROUP:
                 log.warning("cni.link_unmarked", pod=known.pod, group=link.group)
                 await self._links.mark(known.link, alias)
+
+
+def _unmarked(link: str, pod: str, error: OSError) -> RefusalError:
+    return RefusalError(f"link {link} of pod {pod}: {error.strerror or error}", INTERNAL)

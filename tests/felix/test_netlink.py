@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import socket
 import struct
 import threading
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from felix import netlink, nexthops, routemessages
+from felix import netlink, nexthops, nfnetlink, routemessages
 from felix.netlink import NetlinkSocket, attribute, attributes, message, messages
 from felix.routemessages import delete, put_blackhole, put_by_hops
 from inet.prefix import Family, Prefix
@@ -95,6 +97,62 @@ async def test_the_loop_gets_turns_during_a_large_write(wire: NetlinkSocket) -> 
     assert turns >= 9
 
 
+class LateSocket:
+    """A socket whose requests the kernel takes when it is told to, as if somebody held rtnl_lock until then."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+        self.taken = threading.Event()
+
+    def sendto(self, data: bytes, address: tuple[int, int]) -> int:
+        assert self.taken.wait(30.0), "nobody let it go: the event loop waits with the request"
+        return self._real.sendto(data, address)
+
+    def recv(self, size: int) -> bytes:
+        return self._real.recv(size)
+
+    def close(self) -> None:
+        self._real.close()
+
+
+@pytest.fixture
+def late(wire: NetlinkSocket) -> LateSocket:
+    socket = LateSocket(wire._socket)
+    wire._socket = socket  # type: ignore[assignment]  # as much of a socket as is used
+    return socket
+
+
+@pytest.mark.kernel
+async def test_the_loop_goes_on_while_a_request_waits_for_rtnl_lock(
+    wire: NetlinkSocket, late: LateSocket, family: Family
+) -> None:
+    (wanted,) = destinations(family, 1)
+    asyncio.get_running_loop().call_soon(late.taken.set)
+    assert await wire.write([put_blackhole(wanted, is_new=True)]) == []
+    late.taken.clear()
+    asyncio.get_running_loop().call_soon(late.taken.set)
+    rows, _ = await wire.dump(routemessages.dump(family), partial(routemessages.parse_own, mtus={}))
+    assert wanted in {destination for destination, _ in rows}
+    late.taken.clear()
+    asyncio.get_running_loop().call_soon(late.taken.set)
+    assert await wire.ask_aside(message(18, 0, struct.pack("=BBHiII", 0, 0, 0, 1, 0, 0)))  # RTM_GETLINK of lo
+
+
+@pytest.mark.kernel
+async def test_a_request_whose_task_is_cancelled_harms_no_later_one(
+    wire: NetlinkSocket, late: LateSocket, family: Family
+) -> None:
+    first, second = destinations(family, 2)
+    given_up = asyncio.create_task(wire.write([put_blackhole(first, is_new=True)]))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    later = asyncio.create_task(wire.write([put_blackhole(second, is_new=True), delete(second)]))
+    await asyncio.sleep(0)
+    late.taken.set()
+    assert await later == []
+    assert given_up.cancelled()
+
+
 @pytest.mark.kernel
 async def test_two_writes_at_a_time_keep_their_errors_apart(wire: NetlinkSocket) -> None:
     there, absent = destinations(Family.IPV4, 1000), destinations(Family.IPV6, 1000)
@@ -169,20 +227,24 @@ async def test_a_dump_overtaken_by_changes_is_taken_again(wire: NetlinkSocket, m
     assert attempts == 3
 
 
-async def test_the_kernel_takes_its_time_over_a_slow_dump_in_another_thread(
-    wire: NetlinkSocket, family: Family, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads = set()
-    for name in ("_send", "_receive"):
-        monkeypatch.setattr(wire, name, _noting_thread(getattr(wire, name), threads))
-    request = routemessages.dump(family)
-    quick, _ = await wire.dump(request, routemessages.parse)
-    assert threads == {threading.get_ident()}
-    threads.clear()
-    slow, _ = await wire.dump(request, routemessages.parse, is_slow=True)
+@pytest.mark.kernel
+@pytest.mark.usefixtures("node")
+async def test_what_takes_no_rtnl_lock_is_dumped_in_a_thread_if_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+    request = nfnetlink.request(nfnetlink.Subsystem.NFTABLES, 1, 0, nfnetlink.NfFamily.UNSPECIFIED)  # GETTABLE
+    with contextlib.closing(NetlinkSocket(nfnetlink.NETLINK_NETFILTER)) as tables:
+        for name in ("_send", "_receive"):
+            monkeypatch.setattr(tables, name, _noting_thread(getattr(tables, name), threads))
+        await tables.dump(request, _nothing)
+        assert threads == {threading.get_ident()}
+        threads.clear()
+        await tables.dump(request, _nothing, is_slow=True)
     assert threads
     assert threading.get_ident() not in threads
-    assert slow == quick
+
+
+def _nothing(_data: bytes, _start: int, _end: int) -> None:
+    """Make nothing of a row."""
 
 
 def _noting_thread(function: Callable[..., object], threads: set[int]) -> Callable[..., object]:

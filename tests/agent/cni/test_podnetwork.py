@@ -133,6 +133,33 @@ async def test_a_link_that_is_not_there_or_cannot_be_marked_is_said(world: CniWo
     world.links.cut("v3")
     with pytest.raises(RefusalError, match="link v3 of pod x/b: No such device"):
         await world.network.add(wired, PATIENCE_S)
+    await world.settle()
+    assert world.verdict("to", 3) is None
+    assert world.network.attachments == []
+
+
+async def test_policy_does_not_wait_for_the_link_to_be_marked_but_the_answer_does(world: CniWorld) -> None:
+    await world.tell(*world.base(), world.unaddressed("b"))
+    async with world.links.lock:
+        adding = world.start_add(world.wired("b", 3))
+        await asyncio.sleep(0)
+        await world.settle()
+        assert world.verdict("to", 3) is not None
+        await world.network.look()  # does not take a link that is not marked yet for one that is gone
+        assert len(world.network.attachments) == 1
+        assert not adding.done()
+    await adding
+    assert world.links.links["v3"].group == POD_INTERFACE_GROUP
+
+
+async def test_an_add_whose_link_cannot_be_marked_in_time_is_refused_and_leaves_nothing(world: CniWorld) -> None:
+    await world.tell(*world.base(), world.unaddressed("b"))
+    async with world.links.lock:
+        with pytest.raises(RefusalError, match="v3 waits for the kernel to mark it") as said:
+            await world.network.add(world.wired("b", 3), 0.05)
+    assert said.value.code == TRY_AGAIN_LATER
+    await world.settle()
+    assert world.network.attachments == []
     assert world.verdict("to", 3) is None
 
 
