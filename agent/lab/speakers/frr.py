@@ -2,7 +2,8 @@
 
 Each instance needs its own sockets in a directory owned by the user frr, and bgpd must find zebra there when it
 starts, or it looks again only after ten seconds. Graceful restart is said three times: to bgpd twice, and to
-zebra (-K) so that it does not sweep what it finds at its start.
+zebra (-K) so that it does not sweep what it finds at its start. Left to itself zebra changes an IPv6 route by deleting
+and adding it, and packets in between are lost: `--v6-rr-semantics` has it replace routes, as it does in IPv4.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Frr:
         """Return zebra, then bgpd."""
         here = str(self.directory)
         common = ("--log", "stdout", "--vty_socket", here, "-z", f"{here}/zserv.api")
-        zebra = ("-K", str(_KEEP_KERNEL_ROUTES_S)) if recover else ()
+        zebra = ("--v6-rr-semantics", *(("-K", str(_KEEP_KERNEL_ROUTES_S)) if recover else ()))
         return (
             Program(
                 "zebra",
