@@ -11,6 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli.main import app
+from agent.policy_cases import read_cases
+from agent.policy_packets import run_packets
+from inet.prefix import Family
 
 pytestmark = [
     pytest.mark.kernel,
@@ -83,6 +86,17 @@ def test_states_of_one_cluster_follow_each_other(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["policy", "verdicts", str(file), "--engine", "kernel"])
     assert result.stdout.splitlines()[-1] == "3 passed, 0 failed"
     assert not list(Path("/run/netns").glob(f"tpk{os.getpid()}-*"))
+
+
+def test_what_comes_out_is_what_packets_did_whatever_was_expected() -> None:
+    asked = case([policy("b-in", "b")], [])
+    asked["probes"] = [
+        {"from": "x/a", "to": to, "port": 80, "protocol": protocol, "expect": expect}
+        for to, expect in (("x/b", "allow"), ("x/c", "deny"), ("x/c", "perhaps"))
+        for protocol in ("TCP", "UDP")
+    ]
+    ((_, found, _),) = run_packets(read_cases(json.dumps(asked), Family.IPV4))
+    assert [each.got for each in found] == ["deny", "deny", *["allow"] * 4]
 
 
 SUITES = ("k8s-e2e-netpol.json", "recipes.json", "cnp-conformance-admin.json")
