@@ -27,7 +27,7 @@ image: ## build the container image localhost/tortie:VERSION (needs podman or do
 
 test: setup ## every test this machine can run without a Kubernetes API server, containerd or podman
 	@scripts/cni test
-	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd and not image' --numprocesses 4 --dist loadfile --cov --cov-report=term
+	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd and not image' --numprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@scripts/cni build || true # without it the tests are skipped, and say so

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +17,19 @@ from tests.kubernetes.cluster import Cluster
 # How long an example takes is the machine's affair, too.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files first that say that they may take long, by a timeout of their own, then those of many tests.
+
+    A worker takes a file at a time: a long one that begins late is waited for by all others.
+    """
+    timeouts: dict[Path, float] = {}
+    for item in items:
+        timeout = item.get_closest_marker("timeout")
+        timeouts[item.path] = max(timeouts.get(item.path, 0), timeout.args[0] if timeout else 0)
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-timeouts[item.path], -tests[item.path]))
 
 
 @pytest.fixture(params=list(Family), ids=lambda family: family.label)

@@ -13,7 +13,10 @@ from policy.nft import render, render_change, render_elements
 from policy.nftwalk import Table
 from tests.policy.clusters import HERE, Mirror, engine_of, footprint, frozen, key_of, remaining, updates
 
-pytestmark = pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
+pytestmark = [
+    pytest.mark.no_cover,  # many times the ways of the tests beside it: to trace each costs as much again
+    pytest.mark.timeout(600),
+]
 
 SEQUENCES = st.lists(st.lists(updates, max_size=6), min_size=1, max_size=8)
 

@@ -16,7 +16,10 @@ from policy.nftwalk import Table, Traffic
 from tests.policy.clusters import HERE, clusters, engine_of, packets
 from tests.policy.oracle import Oracle
 
-pytestmark = pytest.mark.no_cover  # many times the ways of the tests beside it: to trace each costs as much again
+pytestmark = [
+    pytest.mark.no_cover,  # many times the ways of the tests beside it: to trace each costs as much again
+    pytest.mark.timeout(600),
+]
 
 
 def crossing(ruleset: Ruleset, packet: Packet) -> Traffic:
