@@ -72,7 +72,8 @@ class FakePodLinks:
 
     def __init__(self) -> None:
         self.links: dict[str, PodLink] = {}
-        self.error = 0  # errno of every change
+        self.error = 0  # errno of every mark
+        self.settle_error = 0  # errno of every settling
         self.settled: list[int] = []  # by ifindex, in the order of the calls
         self.lock = asyncio.Lock()  # what marking a link has to wait for
 
@@ -106,8 +107,8 @@ class FakePodLinks:
     async def settle(self, link: int) -> None:
         """Note it."""
         self.settled.append(link)
-        if self.error:
-            raise OSError(self.error, os.strerror(self.error))
+        if self.settle_error:
+            raise OSError(self.settle_error, os.strerror(self.settle_error))
 
     async def marked(self) -> Sequence[PodLink]:
         """Return the links that bear an alias."""

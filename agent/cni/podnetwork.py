@@ -100,6 +100,7 @@ class PodNetwork:
         try:
             async with asyncio.timeout(limit_s):
                 await marking
+                self._start_settling(attachment)
                 is_held = await self._policy.enforced(attachment, attached)
         except RefusalError:
             self._take_back(attachment)
@@ -124,8 +125,10 @@ class PodNetwork:
                 TRY_AGAIN_LATER,
             )
         log.info("cni.added", pod=wired.pod, container=wired.slot.container, link=wired.host_interface)
+
+    def _start_settling(self, attachment: Attachment) -> None:
+        """Have the pod's IPv6 gateway answer. The plugin need not wait: containers start later."""
         if any(8 * len(each) == Family.IPV6.bits for each in attachment.addresses):
-            # The plugin need not wait: containers start later.
             settling = asyncio.create_task(self._settle(attachment))
             self._settling.add(settling)
             settling.add_done_callback(self._settling.discard)
