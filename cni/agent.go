@@ -80,6 +80,8 @@ func (a *agent) complaint(err error, timeout time.Duration) string {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return "no tortie agent runs on this node: there is no socket " + a.socket
+	case errors.Is(err, syscall.ECONNREFUSED): // one that was killed leaves its socket behind
+		return "no tortie agent runs on this node: nobody listens at " + a.socket
 	case errors.Is(err, syscall.EAGAIN):
 		return fmt.Sprintf("the tortie agent at %s did not answer within %s", a.socket, timeout)
 	default:

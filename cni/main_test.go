@@ -239,6 +239,23 @@ func TestAddWithoutAnAgentIsToBeTriedAgainLater(t *testing.T) {
 	}
 }
 
+func TestTheSocketOfAnAgentThatWasKilledIsNoAgent(t *testing.T) {
+	directory, err := os.MkdirTemp("", "tortie") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(directory) })
+	socket := filepath.Join(directory, "cni.sock")
+	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.SetUnlinkOnClose(false)
+	left.Close()
+	_, err = printed(t, func() error { return add(wired(socket)) })
+	expectCode(t, err, types.ErrTryAgainLater, "no tortie agent runs", "nobody listens", "tried again")
+}
+
 func TestAddSaysWhatTheAgentSays(t *testing.T) {
 	socket, _ := fakeAgent(t, http(503, `{"error": "pod shop/front is not known yet", "code": 11}`))
 	_, err := printed(t, func() error { return add(wired(socket)) })
