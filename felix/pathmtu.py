@@ -16,7 +16,6 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final, NamedTuple
@@ -120,12 +119,14 @@ class _Echo:
                 if error.errno == errno.EMSGSIZE:
                     return Tried(size, passed=False, reason="more than the link of this node takes")
                 return Tried(size, passed=False, reason=error.strerror or str(error))
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(answer_s):
-                    async for verdict in self._heard():
-                        return Tried(size, passed=not verdict, reason=verdict)
-            except TimeoutError:
-                continue
+                    while (verdict := self._heard()) is None:
+                        await _readable(self._socket)
+            if verdict is None:  # it may have come while a busy machine kept us waiting
+                verdict = self._heard()
+            if verdict is not None:
+                return Tried(size, passed=not verdict, reason=verdict)
         return Tried(size, passed=False, reason="no answer")
 
     def _packet(self, size: int) -> bytes:
@@ -136,17 +137,15 @@ class _Echo:
             return packet  # the kernel fills its checksum in
         return _ECHO.pack(*header[:2], _checksum(packet), *header[3:]) + payload
 
-    async def _heard(self) -> AsyncIterator[str]:
-        """Yield what is said of the request: nothing for an answer, else what is wrong."""
-        loop = asyncio.get_running_loop()
+    def _heard(self) -> str | None:
+        """Return what has been said of the request: nothing for an answer, else what is wrong; None: not a word yet."""
         while True:
             if said := self._error():
-                yield said
+                return said
             try:
                 data = self._socket.recv(1 << 16)
             except BlockingIOError:
-                await _readable(loop, self._socket)
-                continue
+                return None
             except OSError:
                 continue  # the error is in the queue
             if self._is_raw and self._family is Family.IPV4:
@@ -154,7 +153,7 @@ class _Echo:
             kind, _, _, identifier, sequence = _ECHO.unpack_from(data)
             is_ours = not self._is_raw or identifier == self._identifier
             if kind == _REPLY[self._family] and sequence == self._sequence and is_ours:
-                yield ""
+                return ""
 
     def _forget_errors(self) -> None:
         """Empty the queue of what was said of earlier requests."""
@@ -189,7 +188,8 @@ def _offender(content: bytes) -> str:
     return "this node"
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(sock, ready.set)
     try:

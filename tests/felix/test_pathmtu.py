@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -44,7 +46,10 @@ def world() -> Iterator[World]:
         world.destroy()
 
 
-def narrow(world: World, mtu: int) -> None:
+def narrow(world: World, family: Family, mtu: int) -> None:
+    deadline = time.monotonic() + 30  # links that came up drop packets for a moment, in which neighbours are sought
+    while subprocess.run(["ping", "-c1", "-W1", FAR[family]], check=False, capture_output=True).returncode:
+        assert time.monotonic() < deadline
     run("ip", "-n", world.outside, "link", "set", "far1", "mtu", str(mtu))
     run("ip", "-n", world.pods[2], "link", "set", "far0", "mtu", str(mtu))
 
@@ -58,7 +63,7 @@ async def test_a_path_that_takes_what_it_should_is_tried_with_two_sizes(family: 
 
 @pytest.mark.parametrize("mtu", [1499, 1450, 1281])
 async def test_a_narrow_link_behind_a_router_is_found_to_the_byte(world: World, family: Family, mtu: int) -> None:
-    narrow(world, mtu)
+    narrow(world, family, mtu)
     found = await probe(ip_address(FAR[family]), 1500, answer_s=10)
     assert found.mtu == mtu
     assert Tried(1500, passed=False, reason=f"{ROUTER[family]} says that {mtu} bytes are the most") in found.tried
@@ -66,11 +71,11 @@ async def test_a_narrow_link_behind_a_router_is_found_to_the_byte(world: World, 
 
 
 async def test_a_narrow_link_that_nobody_speaks_of_is_found_too(world: World, family: Family) -> None:
-    narrow(world, 1400)
+    narrow(world, family, 1400)
     kind = "icmp type destination-unreachable" if family is Family.IPV4 else "icmpv6 type packet-too-big"
     rule = f"chain c {{\n type filter hook input priority 0;\n {kind} drop\n}}"
     run("nft", "-f", "-", text=f"table inet firewall {{\n{rule}\n}}\n")
-    found = await probe(ip_address(FAR[family]), 1500, answer_s=3)
+    found = await probe(ip_address(FAR[family]), 1500, answer_s=0.5)
     assert found.mtu == 1400
     assert found.reason == "no answer"
 
