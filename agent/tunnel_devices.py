@@ -10,7 +10,7 @@ from bgp.carriage import OVERHEAD, Tunnel, hardware_address
 from bgp.config import EncapsulationMode, TunnelType
 from bgp.switchover import FarEnd, Medium, medium_of
 from felix.encap import Outer
-from felix.route import NextHop
+from felix.route import NO_TUNNEL, NextHop
 from felix.tunnelmessages import Device, DeviceId, Kind
 from inet.prefix import Family, IPAddress, Prefix
 
@@ -63,10 +63,8 @@ def devices(
 
 def hop_through(interface: int, address: IPAddress, tunnel: Tunnel, source: bytes) -> NextHop:
     """Return the next hop through a tunnel to a node's address. `source` is this end, packed."""
-    if tunnel.type is TunnelType.VXLAN:
-        # Ethernet: the other node is found by its hardware address, as a neighbour.
-        return NextHop(gateway(address, tunnel.node), interface, onlink=True)
-    return NextHop(b"", interface, outer=Outer(address.packed, source))
+    outer = NO_TUNNEL if tunnel.type is TunnelType.VXLAN else Outer(address.packed, source)
+    return NextHop(gateway(address, tunnel.node), interface, onlink=True, outer=outer)
 
 
 def end_of(pod_cidrs: Iterable[Prefix], family: Family) -> bytes:
@@ -76,7 +74,11 @@ def end_of(pod_cidrs: Iterable[Prefix], family: Family) -> bytes:
 
 
 def gateway(address: IPAddress, node: str) -> bytes:
-    """Return the address by which a node is known as a neighbour on a VXLAN device.
+    """Return the address by which a node is known as a neighbour on a tunnel device.
+
+    VXLAN, which is Ethernet, finds the hardware address by it. IP in IP has no need of one, but without a gateway each
+    pod would be a neighbour of its own, and the kernel would take the first address of an IPv6 pod CIDR, which is the
+    other end's, for the anycast one of a subnet (RFC 4291 section 2.6.1), to which it sends no ICMP errors.
 
     IPv6 takes no gateway there that a route of another link leads to, so it is a link-local one (RFC 4291 appendix A).
     """

@@ -165,7 +165,7 @@ class KernelTunnels:
     async def _find(self, device: DeviceId) -> FoundLink | None:
         """Return the link of our name, or the one that bears our mark and another name."""
         try:
-            data = self._netlink.ask(tunnelmessages.get(device.name))
+            data = await self._netlink.ask_aside(tunnelmessages.get(device.name))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -195,7 +195,7 @@ class KernelTunnels:
         if found is None:
             self.repaired += is_repair
             await self._do(tunnelmessages.create(device))
-            data = self._netlink.ask(tunnelmessages.get(name))
+            data = await self._netlink.ask_aside(tunnelmessages.get(name))
             made = tunnelmessages.parse_link(data, 0, len(data))
             if made is None:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))

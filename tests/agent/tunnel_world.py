@@ -49,14 +49,14 @@ def device(world: World, type_: TunnelType = TunnelType.VXLAN, vni: int = 4096) 
 
 def tunnel(world: World, number: int, type_: TunnelType = TunnelType.VXLAN, vni: int = 4096) -> NextHop:
     """The next hop that leads to a node through a tunnel."""
-    interface = interface_of(device(world, type_, vni))
+    hop = NextHop(gateway(world, number), interface_of(device(world, type_, vni)), onlink=True)
     if type_ is TunnelType.VXLAN:
-        return NextHop(gateway(world, number), interface, onlink=True)
-    return NextHop(b"", interface, outer=Outer(world.host(number).packed, world.host(1).packed))
+        return hop
+    return hop._replace(outer=Outer(world.host(number).packed, world.host(1).packed))
 
 
 def gateway(world: World, number: int) -> bytes:
-    """A node's address on a VXLAN device: its own, or for IPv6 the link-local one made of its hardware address."""
+    """A node's address on tunnel devices: its own, or for IPv6 the link-local one made of its hardware address."""
     if world.family is Family.IPV4:
         return world.host(number).packed
     mac = hardware_address(f"n{number}")

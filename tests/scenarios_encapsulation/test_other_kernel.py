@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 TESTS: Final = {
     "devices": ("tests/felix/test_tunnels.py",),
     "packets": ("tests/scenarios_encapsulation/test_encapsulation.py", "-k", "IPIP"),
+    "late nodes": ("tests/scenarios_encapsulation/test_skew.py", "-k", "IPIP"),
 }
 
 
