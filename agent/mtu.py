@@ -80,6 +80,7 @@ class PodMtu:
         self.uncorrected: tuple[Uncorrected, ...] = ()
         self.pod_links: frozenset[str] = frozenset()  # by name
         self.overhead = 0  # bytes that tunnels in use add at most
+        self._awaits_overhead = False
         self._around = around
         self._policy = policy
         self._kernel = kernel
@@ -115,10 +116,14 @@ class PodMtu:
         """Have a function called whenever the MTU of pods or of the uplinks is another."""
         self._listeners.append(hear)
 
+    def expect_overhead(self) -> None:
+        """Find nothing before `set_overhead` was called: or pods would be given two MTUs when the agent starts."""
+        self._awaits_overhead = True
+
     def set_overhead(self, size: int) -> None:
         """Say how many bytes tunnels in use add to a packet, at most."""
-        if size != self.overhead:
-            self.overhead = size
+        if size != self.overhead or self._awaits_overhead:
+            self.overhead, self._awaits_overhead = size, False
             self.wake()
 
     def set_tunnels(self, names: frozenset[str]) -> None:
@@ -170,7 +175,7 @@ class PodMtu:
             except OSError as error:
                 log.warning("mtu.links_unreadable", reason=error.strerror or str(error))
                 self._policy.contribute(OWNER, clamp.render(self.tunnels))  # policy is not to wait for this
-            if self._around.is_known:  # before, policy waits for the first look of all
+            if self._is_ready:  # before, policy waits for the first look of all
                 await asyncio.sleep(GATHERING_S + REST * (time.monotonic() - began))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
@@ -178,7 +183,7 @@ class PodMtu:
 
     async def look(self) -> None:
         """Find out the MTU and have pods get it. Raises OSError."""
-        if not self._around.is_known:
+        if not self._is_ready:
             return
         every = await self._kernel.devices()
         pods = [each for each in every if each.group == POD_INTERFACE_GROUP]
@@ -227,6 +232,10 @@ class PodMtu:
             return said
         takes = self._room()
         return max(takes, SMALLEST_MTU) if takes is not None and self._has_ipv6 else takes
+
+    @property
+    def _is_ready(self) -> bool:
+        return self._around.is_known and not self._awaits_overhead
 
     @property
     def _has_ipv6(self) -> bool:

@@ -46,10 +46,11 @@ def tell_of_tunnels(routing: Routing, policy: NodePolicy, mtu: PodMtu) -> None:
 
     def follow() -> None:
         policy.contribute(OWNER, content(carrier.media, carrier.port, carrier.peers, routing.own_prefixes))
-        mtu.set_overhead(max(carrier.overhead.values()))
         mtu.set_tunnels(carrier.devices)
+        mtu.set_overhead(max(carrier.overhead.values()))
 
     policy.expect(OWNER)
+    mtu.expect_overhead()
     carrier.on_change = follow
     carrier.uplink_mtu = lambda: mtu.uplink
     mtu.on_change(routing.look_again)

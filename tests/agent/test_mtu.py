@@ -115,6 +115,15 @@ async def test_the_smallest_uplink_counts_and_a_tunnel_takes_its_part(world: Mtu
     assert world.mtu.uplink == 1500
 
 
+async def test_nothing_is_found_before_it_is_known_what_tunnels_take(world: MtuWorld) -> None:
+    world.mtu.expect_overhead()
+    await world.look()
+    assert (world.mtu.mtu(), world.kernel.given) == (None, [])
+    world.mtu.set_overhead(0)
+    await world.look()
+    assert (world.mtu.mtu(), world.kernel.given) == (1500, [(["veth1"], 1500)])
+
+
 async def test_uplinks_may_be_named(world: MtuWorld) -> None:
     world.kernel.links += [device(4, "bond0", 9000), device(5, "bond0.7", 8000), device(6, "bond1", 1400, is_up=False)]
     world.items.append(network(uplinks=["bond*"]))

@@ -58,7 +58,7 @@ async def test_a_tunnel_and_nat_are_told_as_the_kernel_has_them(lab: BuildLab) -
         (tunnel,) = [fact.text for fact in told.stages[0].facts if fact.what == "tunnel"]
         assert tunnel.startswith(f"in VXLAN to {net.address('n2', family)} VNI ")
         assert told.stages[1].place == f"n1 {DeviceId(Kind.VXLAN, family, 4096).name} ── n2"
-        await eventually(lambda family=family: fits(family), takes.__eq__, within_s=60)
+        await eventually(lambda family=family: fits(family), lambda mtu: mtu == takes, within_s=60)
         assert not any(fact.what == "nat" for fact in told.stages[0].facts), "not inside the cluster"
 
     outside = {Family.IPV4: "192.0.2.1", Family.IPV6: "2001:db8::1"}

@@ -156,7 +156,7 @@ class Net:
         async def found() -> int | None:
             return (await self.status("n1")).network.mtu
 
-        await eventually(found, mtu.__eq__, within_s=PATIENCE_S, what=f"an MTU of {mtu} at n1")
+        await eventually(found, lambda told: told == mtu, within_s=PATIENCE_S, what=f"an MTU of {mtu} at n1")
 
     async def all_become(self, near: str, far: str) -> None:
         """Wait until n1 reaches n2, and n1 and n2 reach n3, like this, each way."""
