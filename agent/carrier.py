@@ -318,14 +318,15 @@ class Carrier:
             log.warning("kernel.unreadable", reason=str(error))
             return self._own_addresses
 
-    def _far_ends(self) -> list[farends.FarEnd]:
+    def _far_ends(self) -> dict[Family, list[farends.FarEnd]]:
         """Return the far ends of VXLAN, and for a while those that were: routes leave them after this."""
+        found: dict[Family, list[farends.FarEnd]] = {family: [] for family in Family}
         ends = list(self._switchover.far_ends)
         places = {(end.node, end.address.version): end.address.packed for end in ends}  # of a node's the one in use
-        return [
-            farends.FarEnd(gateway(*end), hardware_address(end.node), places[end.node, end.address.version])
-            for end in ends
-        ]
+        for end in ends:
+            address = places[end.node, end.address.version]
+            found[family_of(end.address)].append(farends.FarEnd(gateway(*end), hardware_address(end.node), address))
+        return found
 
     def _devices(self) -> Iterator[Device]:
         if self._node is None or self._ownership is None:

@@ -203,11 +203,13 @@ async def _build_entries(count: int) -> dict[str, float]:
     tunnels, backstops, fib = KernelTunnels(), KernelBackstops(), Fib(open_route_table())
     numbers = [(number, family) for number in range(count) for family in Family]
     devices = [_device("n-own", family, ip_address(own).packed) for family, own in _OWN.items()]
-    far_ends = {each: _far_end(*each, _far(*each)) for each in numbers}
+    far_ends = {
+        family: [_far_end(number, family, _far(number, family)) for number in range(count)] for family in Family
+    }
     waits = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
     began, cpu_began = time.monotonic(), time.process_time()
     await backstops.want(_cidr(*each) for each in numbers)
-    await tunnels.want(devices, far_ends.values())
+    await tunnels.want(devices, far_ends)
     if tunnels.problems:
         raise BenchError(str(tunnels.problems))
     links = {device.family: interface for device, interface in tunnels.interfaces.items()}
@@ -216,8 +218,9 @@ async def _build_entries(count: int) -> dict[str, float]:
     await fib.apply()
     built, cpu_built = time.monotonic(), time.process_time()
     waits = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - waits
-    far_ends |= {(7, family): _far_end(7, family, _far(count + 1, family)) for family in Family}
-    await tunnels.want(devices, far_ends.values())
+    for family, ends in far_ends.items():
+        ends[7] = _far_end(7, family, _far(count + 1, family))
+    await tunnels.want(devices, far_ends)
     fib.set(unicast(_cidr(7, Family.IPV4), [_tunnel((count + 1, Family.IPV4), links)]))  # of IPv6 none has to change
     await fib.apply()
     changed, cpu_changed = time.monotonic(), time.process_time()
@@ -310,7 +313,7 @@ async def _lay_ours(way: str, end: int, family: Family) -> None:
             stack.callback(tunnels.close)
             gateway = far.packed if family is Family.IPV4 else b"\xfe\x80" + bytes(13) + bytes([other])
             device = _device(f"n{end}", family, near.packed, pod_cidr(end, family).packed)
-            await tunnels.want([device], [FarEnd(gateway, hardware_address(f"n{other}"), far.packed)])
+            await tunnels.want([device], {family: [FarEnd(gateway, hardware_address(f"n{other}"), far.packed)]})
             hop = NextHop(gateway, tunnels.interfaces[device.id], onlink=True)
             media = [Medium(TunnelType.VXLAN, family)]
         fib.set(unicast(destination, [hop]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from felix.farends import FarEnd
 from felix.tunnelmessages import Device, DeviceId
+from inet.prefix import Family
 
 
 class FakeTunnels:
@@ -30,10 +31,10 @@ class FakeTunnels:
         """Undo `break_`."""
         self._broken.pop(device, None)
 
-    async def want(self, devices: Iterable[Device], far_ends: Iterable[FarEnd]) -> None:
+    async def want(self, devices: Iterable[Device], far_ends: Mapping[Family, Sequence[FarEnd]]) -> None:
         """Say which devices should be."""
         self.devices = {device.id: device for device in devices}
-        self.far_ends = list(far_ends)
+        self.far_ends = [end for family in far_ends.values() for end in family]
         await self.mend()
 
     async def mend(self, *, thorough: bool = False) -> bool:  # noqa: ARG002 - everything is looked at

@@ -48,6 +48,7 @@ class FarEnds:
             self._neighbours.want(end.gateway, end.mac)
             self._entries.want(end.mac, end.address)
         left = {end.mac for end in gone} | {former[end.gateway].mac for end in changed if end.gateway in former}
+        left -= {end.mac for end in changed}  # a node that moves
         for mac in left - {end.mac for end in wanted.values()} if left else ():
             self._entries.unwant(mac)
 

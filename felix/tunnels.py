@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -22,6 +22,7 @@ from felix.farends import FarEnd, FarEnds
 from felix.netlink import Failure, NetlinkSocket, dump
 from felix.sysctl import PROC_SYS
 from felix.tunnelmessages import DUMP_LINKS, Device, DeviceId, FoundLink, Kind
+from inet.prefix import Family
 
 _MODULES: Final = {Kind.VXLAN: "vxlan", Kind.IPIP: "ipip", Kind.IP6TNL: "ip6_tunnel"}
 _STRICT, _LOOSE = "1", "2"  # rp_filter: what comes out of a tunnel may be from a node that is reached directly
@@ -45,8 +46,8 @@ class Tunnels(Protocol):
     def interfaces(self) -> Mapping[DeviceId, int]:
         """The ifindexes of the devices that work, as they were last seen."""
 
-    async def want(self, devices: Iterable[Device], far_ends: Collection[FarEnd]) -> None:
-        """Say which devices should be, and who lives behind those of VXLAN; all else goes."""
+    async def want(self, devices: Iterable[Device], far_ends: Mapping[Family, Sequence[FarEnd]]) -> None:
+        """Say which devices should be, and who lives behind those of VXLAN, by family; all else goes."""
 
     async def mend(self, *, thorough: bool = False) -> bool:
         """Look what there is and put it right. Return whether a device came, went or became another.
@@ -85,14 +86,13 @@ class KernelTunnels:
         """Let go of the kernel; devices stay."""
         self._netlink.close()
 
-    async def want(self, devices: Iterable[Device], far_ends: Collection[FarEnd]) -> None:
-        """Say which devices should be, and who lives behind those of VXLAN; all else goes."""
+    async def want(self, devices: Iterable[Device], far_ends: Mapping[Family, Sequence[FarEnd]]) -> None:
+        """Say which devices should be, and who lives behind those of VXLAN, by family; all else goes."""
         wanted = {device.id: device for device in devices}
-        by_size = {size: [end for end in far_ends if len(end.gateway) == size] for size in (4, 16)}
         vxlan = [device for device in wanted if device.kind is Kind.VXLAN]
         self._far_ends = {each: self._far_ends.get(each) or FarEnds(self._netlink, each.family) for each in vxlan}
         for device, known in self._far_ends.items():
-            known.want(by_size[device.family.bits // 8])
+            known.want(far_ends.get(device.family, ()))
         if wanted != self._wanted:
             self._wanted = wanted
             await self.mend()

@@ -94,7 +94,7 @@ def assert_whole(node: Node, tunnels: KernelTunnels, family: Family) -> None:
 @pytest.mark.kernel
 @each_family
 async def test_a_device_is_made_as_wanted(node: Node, tunnels: KernelTunnels, family: Family) -> None:
-    await tunnels.want([VXLAN[family]], [*FAR.values()])
+    await tunnels.want([VXLAN[family]], {each: [end] for each, end in FAR.items()})
     assert_whole(node, tunnels, family)
     assert tunnels.repaired == 0
 
@@ -102,7 +102,7 @@ async def test_a_device_is_made_as_wanted(node: Node, tunnels: KernelTunnels, fa
 @pytest.mark.kernel
 async def test_families_and_vnis_have_devices_side_by_side(node: Node, tunnels: KernelTunnels) -> None:
     another = {family: replace(VXLAN[family], id=DeviceId(Kind.VXLAN, family, 16_777_215)) for family in Family}
-    await tunnels.want([*VXLAN.values(), *another.values()], [*FAR.values()])
+    await tunnels.want([*VXLAN.values(), *another.values()], {each: [end] for each, end in FAR.items()})
     assert tunnels.problems == {}
     assert {device.name for device in tunnels.interfaces} == {
         "tortie4-4096",
@@ -110,9 +110,9 @@ async def test_families_and_vnis_have_devices_side_by_side(node: Node, tunnels: 
         "tort4-16777215",
         "tort6-16777215",
     }
-    await tunnels.want([*another.values()], [*FAR.values()])
+    await tunnels.want([*another.values()], {each: [end] for each, end in FAR.items()})
     assert set(await tunnels.present()) == {device.id for device in another.values()}
-    await tunnels.want([VXLAN[Family.IPV4]], [*FAR.values()])
+    await tunnels.want([VXLAN[Family.IPV4]], {each: [end] for each, end in FAR.items()})
     assert_whole(node, tunnels, Family.IPV4)
 
 
@@ -125,15 +125,15 @@ async def test_packets_bear_the_source_that_is_wanted_from_then_on(
     for local in (LOCAL[family], OTHER[family]):
         node.ip(f"addr add {text(local)}/24 dev a0")
     node.ip(f"neigh add {text(FAR[family].address)} lladdr 02:00:00:00:00:77 dev a0 nud permanent")
-    await tunnels.want([replace(VXLAN[family], local=b"")], [FAR[family]])
+    await tunnels.want([replace(VXLAN[family], local=b"")], {family: [FAR[family]]})
     before = tunnels.interfaces
     assert "local" not in node.ip(f"-d link show {NAMES[family]}")
     node.ip(f"route add {text(INSIDE[family])} via {text(FAR[family].gateway)} dev {NAMES[family]} onlink")
     for local in (LOCAL[family], OTHER[family], LOCAL[family]):
-        await tunnels.want([replace(VXLAN[family], local=local)], [FAR[family]])
+        await tunnels.want([replace(VXLAN[family], local=local)], {family: [FAR[family]]})
         assert outer_source(family) == local
     assert_whole(node, tunnels, family)
-    await tunnels.want([replace(VXLAN[family], local=b"")], [FAR[family]])
+    await tunnels.want([replace(VXLAN[family], local=b"")], {family: [FAR[family]]})
     assert "local" not in node.ip(f"-d link show {NAMES[family]}")
     assert tunnels.interfaces == before, "nothing had to be made anew"
 
@@ -160,14 +160,14 @@ def outer_source(family: Family) -> bytes:
 async def test_a_node_that_moves_is_one_entry_written_in_place(
     node: Node, tunnels: KernelTunnels, family: Family
 ) -> None:
-    await tunnels.want([VXLAN[family]], [FAR[family]])
-    await tunnels.want([VXLAN[family]], [FAR[family]._replace(address=OTHER[family])])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]._replace(address=OTHER[family])]})
     assert entries(family) == {FAR_MAC.hex(":"): text(OTHER[family])}
     # In IPv4 the gateway is the address: for a while there are both.
     gateway = packed("172.16.0.9") if family is Family.IPV4 else packed("fe80::9")
-    await tunnels.want([VXLAN[family]], [FAR[family], FAR[family]._replace(gateway=gateway)])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family], FAR[family]._replace(gateway=gateway)]})
     assert len(neighbours(node, family)) == 2
-    await tunnels.want([VXLAN[family]], [FAR[family]])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
     assert_whole(node, tunnels, family)
 
 
@@ -181,18 +181,18 @@ async def test_sources_are_checked_loosely_where_somebody_has_them_checked(
     settings = Path("/proc/sys/net/ipv4/conf")
     (settings / "all/rp_filter").write_text(everywhere)
     (settings / "default/rp_filter").write_text(new_links)
-    await tunnels.want([VXLAN[Family.IPV4]], [FAR[Family.IPV4]])
+    await tunnels.want([VXLAN[Family.IPV4]], {Family.IPV4: [FAR[Family.IPV4]]})
     assert (settings / NAME / "rp_filter").read_text().strip() == expected
 
 
 @pytest.mark.kernel
 @each_family
 async def test_what_is_right_after_a_restart_is_not_touched(node: Node, tunnels: KernelTunnels, family: Family) -> None:
-    await tunnels.want([VXLAN[family]], [FAR[family]])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
     interface, before = if_nametoindex(NAMES[family]), node.ip(f"-d link show {NAMES[family]}")
     again = KernelTunnels()
     assert await again.present() == {VXLAN[family].id: interface}
-    await again.want([VXLAN[family]], [FAR[family]])
+    await again.want([VXLAN[family]], {family: [FAR[family]]})
     assert_whole(node, again, family)
     assert if_nametoindex(NAMES[family]) == interface
     assert node.ip(f"-d link show {NAMES[family]}") == before
@@ -223,7 +223,7 @@ HANDS = {
 async def test_what_is_done_by_hand_is_put_right(
     node: Node, tunnels: KernelTunnels, commands: list[str], family: Family
 ) -> None:
-    await tunnels.want([VXLAN[family]], [FAR[family]])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
     alien = Family.IPV6 if family is Family.IPV4 else Family.IPV4
     for command in commands:
         node.ip(command.format(name=NAMES[family], other=text(OTHER[family]), alien=text(LOCAL[alien])))
@@ -238,7 +238,7 @@ async def test_what_is_done_by_hand_is_put_right(
 async def test_forwarding_entries_changed_by_hand_are_put_right(
     node: Node, tunnels: KernelTunnels, command: str, family: Family
 ) -> None:
-    await tunnels.want([VXLAN[family]], [FAR[family]])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
     bridge(f"fdb {command.format(mac=FAR_MAC.hex(':'), name=NAMES[family], other=text(OTHER[family]))}")
     await tunnels.mend(thorough=True)
     assert_whole(node, tunnels, family)
@@ -246,7 +246,7 @@ async def test_forwarding_entries_changed_by_hand_are_put_right(
 
 @pytest.mark.kernel
 async def test_a_renamed_device_keeps_its_ifindex_so_that_routes_live(node: Node, tunnels: KernelTunnels) -> None:
-    await tunnels.want([VXLAN[Family.IPV4]], [FAR[Family.IPV4]])
+    await tunnels.want([VXLAN[Family.IPV4]], {Family.IPV4: [FAR[Family.IPV4]]})
     before = tunnels.interfaces
     node.ip(f"link set {NAME} down")
     node.ip(f"link set {NAME} name mine")
@@ -259,15 +259,15 @@ async def test_a_renamed_device_keeps_its_ifindex_so_that_routes_live(node: Node
 async def test_a_foreign_link_of_our_name_is_left_alone_and_said(node: Node, tunnels: KernelTunnels) -> None:
     node.ip(f"link add {NAME} type bridge")
     device = VXLAN[Family.IPV4]
-    await tunnels.want([device], [FAR[Family.IPV4]])
+    await tunnels.want([device], {Family.IPV4: [FAR[Family.IPV4]]})
     assert tunnels.interfaces == {}
     assert tunnels.problems == {
         device.id: f"there is a link {NAME} of kind bridge that is not Tortie's: rename or remove it"
     }
-    await tunnels.want([], [])
+    await tunnels.want([], {})
     assert "bridge" in node.ip(f"-d link show {NAME}")
     node.ip(f"link del {NAME}")
-    await tunnels.want([device], [FAR[Family.IPV4]])
+    await tunnels.want([device], {Family.IPV4: [FAR[Family.IPV4]]})
     assert_whole(node, tunnels, Family.IPV4)
 
 
@@ -283,7 +283,7 @@ async def test_a_foreign_device_in_the_way_is_left_alone_and_named(
 ) -> None:
     node.ip(f"link add flannel.1 type vxlan {made_as.format(local=text(LOCAL[family]))} dstport 4789")
     node.ip("link set flannel.1 up")
-    await tunnels.want([VXLAN[family]], [FAR[family]])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
     assert tunnels.interfaces == {}
     assert tunnels.problems == {
         VXLAN[family].id: f"{NAMES[family]} cannot have UDP port 4789: link flannel.1 ({said_as}) has it; remove it or "
@@ -302,14 +302,14 @@ async def test_a_foreign_device_of_another_vni_shares_the_port(
 ) -> None:
     node.ip("link add flannel.1 type vxlan id 1 dev a0 dstport 4789 nolearning")
     node.ip("link set flannel.1 up")
-    await tunnels.want([VXLAN[family]], [FAR[family]])
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
     assert_whole(node, tunnels, family)
 
 
 @pytest.mark.kernel
 async def test_another_port_is_another_device(node: Node, tunnels: KernelTunnels) -> None:
-    await tunnels.want([VXLAN[Family.IPV4]], [FAR[Family.IPV4]])
-    await tunnels.want([replace(VXLAN[Family.IPV4], port=8472)], [FAR[Family.IPV4]])
+    await tunnels.want([VXLAN[Family.IPV4]], {Family.IPV4: [FAR[Family.IPV4]]})
+    await tunnels.want([replace(VXLAN[Family.IPV4], port=8472)], {Family.IPV4: [FAR[Family.IPV4]]})
     assert "dstport 8472" in node.ip(f"-d link show {NAME}")
     assert neighbours(node, Family.IPV4).keys() == {"172.16.0.2"}
     assert entries(Family.IPV4).keys() == {FAR_MAC.hex(":")}
@@ -317,15 +317,15 @@ async def test_another_port_is_another_device(node: Node, tunnels: KernelTunnels
 
 @pytest.mark.kernel
 async def test_a_device_that_is_not_wanted_any_more_goes(node: Node, tunnels: KernelTunnels) -> None:
-    await tunnels.want([*VXLAN.values()], [*FAR.values()])
-    await tunnels.want([], [])
+    await tunnels.want([*VXLAN.values()], {each: [end] for each, end in FAR.items()})
+    await tunnels.want([], {})
     assert "vxlan" not in links(node)
     assert tunnels.interfaces == {}
 
 
 @pytest.mark.kernel
 async def test_a_device_of_a_former_life_goes_unless_it_is_another_s(node: Node, tunnels: KernelTunnels) -> None:
-    await tunnels.want([VXLAN[Family.IPV4]], [FAR[Family.IPV4]])
+    await tunnels.want([VXLAN[Family.IPV4]], {Family.IPV4: [FAR[Family.IPV4]]})
     node.ip("link add tortie-ipip type bridge")
     again = KernelTunnels()
     await again.mend()
@@ -336,9 +336,9 @@ async def test_a_device_of_a_former_life_goes_unless_it_is_another_s(node: Node,
 
 @pytest.mark.kernel
 async def test_far_ends_come_and_go_one_by_one(node: Node, tunnels: KernelTunnels) -> None:
-    await tunnels.want([VXLAN[Family.IPV4]], [FAR[Family.IPV4]])
+    await tunnels.want([VXLAN[Family.IPV4]], {Family.IPV4: [FAR[Family.IPV4]]})
     third = packed("172.16.0.3")
-    await tunnels.want([VXLAN[Family.IPV4]], [FarEnd(third, MAC, third)])
+    await tunnels.want([VXLAN[Family.IPV4]], {Family.IPV4: [FarEnd(third, MAC, third)]})
     assert neighbours(node, Family.IPV4) == {"172.16.0.3": MAC.hex(":")}
     assert entries(Family.IPV4) == {MAC.hex(":"): "172.16.0.3"}
 
@@ -351,7 +351,7 @@ async def test_a_kernel_without_ip_in_ip_is_said_and_vxlan_offered(
     node: Node, tunnels: KernelTunnels, kind: Kind, module: str
 ) -> None:
     device = DeviceId(kind, Family.IPV4 if kind is Kind.IPIP else Family.IPV6)
-    await tunnels.want([Device(device, 1480)], [])
+    await tunnels.want([Device(device, 1480)], {})
     if device in tunnels.interfaces:
         assert f"{kind.value} external" in node.ip(f"-d link show {device.name}")
         pytest.skip(f"this kernel has {kind.value}")
@@ -379,7 +379,7 @@ def test_kernels_with_the_checksum_fault_are_known_by_their_release(release: str
 async def test_where_checksums_come_out_wrong_the_device_computes_none(
     tunnels: KernelTunnels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await tunnels.want([VXLAN[Family.IPV4]], [FAR[Family.IPV4]])
+    await tunnels.want([VXLAN[Family.IPV4]], {Family.IPV4: [FAR[Family.IPV4]]})
     assert offload.has_transmit_checksum(NAME)
     found = os.uname()
     old = os.uname_result((found.sysname, found.nodename, "5.4.0-90-generic", found.version, found.machine))
