@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -215,7 +216,8 @@ class Net:
 
     async def dropped(self, node: str, comment: str) -> int:
         """Return how many packets a node has dropped by the rules of tunnels with this comment."""
-        rules = await self.lab.run(node, "nft", "list", "chain", "inet", "tortie", "tunnel_from")
+        list_chain = partial(self.lab.run, node, "nft", "list", "chain", "inet", "tortie", "tunnel_from")
+        rules = await eventually(list_chain, within_s=PATIENCE_S)  # tunnels may be there a moment before their rules
         return sum(int(line.split("packets ")[1].split()[0]) for line in rules.splitlines() if comment in line)
 
 

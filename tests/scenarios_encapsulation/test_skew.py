@@ -26,8 +26,6 @@ MOVES: Final = {
     "out of tunnels": (OTHER_VNI, NEVER, "n2"),
     "into tunnels, the other way round": (NEVER, ALWAYS, "n1"),
     "from VXLAN to IPIP": (ALWAYS, IPIP, "n2"),
-    "from IPIP to VXLAN": (IPIP, ALWAYS, "n1"),
-    "out of IPIP": (IPIP, NEVER, "n2"),
 }
 LATE_S: Final = 20.0
 """What is lost by going by a clock is lost at any such delay that is long enough; this one has been asked for."""
