@@ -90,29 +90,32 @@ class KernelTunnels:
         """Say which devices should be, and who lives behind those of VXLAN, by family; all else goes."""
         wanted = {device.id: device for device in devices}
         vxlan = [device for device in wanted if device.kind is Kind.VXLAN]
-        self._far_ends = {each: self._far_ends.get(each) or FarEnds(self._netlink, each.family) for each in vxlan}
-        for device, known in self._far_ends.items():
-            known.want(far_ends.get(device.family, ()))
-        if wanted != self._wanted:
-            self._wanted = wanted
-            await self.mend()
-        else:
-            async with self._lock:
+        async with self._lock:  # nobody who mends a device finds it gone meanwhile
+            self._far_ends = {each: self._far_ends.get(each) or FarEnds(self._netlink, each.family) for each in vxlan}
+            for device, known in self._far_ends.items():
+                known.want(far_ends.get(device.family, ()))
+            if wanted != self._wanted:
+                self._wanted = wanted
+                await self._mend_all()
+            else:
                 await self._sync_far_ends()
 
     async def mend(self, *, thorough: bool = False) -> bool:
         """Look what there is and put it right. Return whether a device came, went or became another."""
         async with self._lock:
             before = dict(self.interfaces)
-            if thorough or not self._was_read:
-                self._known.update(await self.present())
-                self._was_read = True
-            for device in self._known - self._wanted.keys():  # first: one that goes may hold the port
-                await self._mend(device, thorough=thorough)
-            for device in self._wanted:
-                await self._mend(device, thorough=thorough)
-            await self._sync_far_ends(thorough=thorough)
+            await self._mend_all(thorough=thorough)
             return before != self.interfaces
+
+    async def _mend_all(self, *, thorough: bool = False) -> None:
+        if thorough or not self._was_read:
+            self._known.update(await self.present())
+            self._was_read = True
+        for device in self._known - self._wanted.keys():  # first: one that goes may hold the port
+            await self._mend(device, thorough=thorough)
+        for device in self._wanted:
+            await self._mend(device, thorough=thorough)
+        await self._sync_far_ends(thorough=thorough)
 
     async def _sync_far_ends(self, *, thorough: bool = False) -> None:
         for device, far_ends in self._far_ends.items():

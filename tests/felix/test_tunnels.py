@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -332,6 +333,25 @@ async def test_a_device_of_a_former_life_goes_unless_it_is_another_s(node: Node,
     assert NAME not in links(node)
     assert "tortie-ipip" in links(node)
     again.close()
+
+
+@pytest.mark.kernel
+@each_family
+async def test_a_device_may_become_unwanted_while_it_is_mended(
+    node: Node, tunnels: KernelTunnels, family: Family
+) -> None:
+    await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
+    for turns in range(1, 30):
+        node.ip(f"link set {NAMES[family]} down")
+        mending = asyncio.create_task(tunnels.mend(thorough=True))
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        await tunnels.want([], {})
+        await mending
+        assert tunnels.interfaces == {}
+        assert NAMES[family] not in links(node)
+        await tunnels.want([VXLAN[family]], {family: [FAR[family]]})
+    assert_whole(node, tunnels, family)
 
 
 @pytest.mark.kernel
