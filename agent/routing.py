@@ -99,6 +99,7 @@ class Routing:
         self._wake = asyncio.Event()
         self._woken_at: float | None = None
         self._is_idle = asyncio.Event()
+        self._configuring = asyncio.Lock()  # one configuration is taken over whole, then the next
         self._failures = 0
         self._retry_at: float | None = None
         self._resync_at = now() + RESYNC_INTERVAL_S
@@ -112,6 +113,16 @@ class Routing:
 
     async def configure(self, config: BgpConfig, node: Node) -> Plan:
         """Take a new configuration. Sessions, rules and announcements that stay the same are not touched."""
+        async with self._configuring:
+            return await self._take_over(config, node)
+
+    async def _plan_again(self) -> None:
+        """Plan anew by the configuration in force, whichever that is when those that came before are taken over."""
+        async with self._configuring:
+            if self.plan is not None:
+                await self._take_over(self._config, self.plan.node)
+
+    async def _take_over(self, config: BgpConfig, node: Node) -> Plan:
         await self._local_addresses.look(config, node)
         planned = plan(config, node, self._local_addresses.by_peer, self._settlement.follow(config.nodes))
         planned = self._parting.extend(config.node_routes, planned, self._now())
@@ -267,8 +278,8 @@ class Routing:
         self._sessions.tick(now)
         if self.drain.stage(now) is not self._announcer.stage:
             self.set_drain(self.drain.wishes)
-        if self.plan is not None and self._parting.deadline is not None and now >= self._parting.deadline:
-            await self.configure(self._config, self.plan.node)
+        if self._parting.deadline is not None and now >= self._parting.deadline:
+            await self._plan_again()
         self._carrier_changed |= await self.carrier.tick(keeps_former=not self._announcer.is_complete)
         if (doubts := self._attention.take(now)) is not None:
             await self._follow_kernel_changes(doubts)
@@ -372,4 +383,4 @@ class Routing:
         await self.forwarding.follow_kernel(self.rib, doubts)
         await self.carrier.follow_kernel()
         if self.plan is not None and await self._local_addresses.look(self._config, self.plan.node):
-            await self.configure(self._config, self.plan.node)
+            await self._plan_again()

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
+from agent.parting import PARTING_S
 from agent.routing import RESYNC_INTERVAL_S
+from bgp.config import BgpConfig, Node, NodeRoutes
 from bgp.speaker import EndOfRib, Update
 from felix.monitor import AddressChanged, ForeignRouteChanged, LinkChanged, Overflow, OwnRouteChanged
 from felix.resolver import Doubts, Resolution, Target
@@ -265,3 +270,45 @@ async def test_a_route_that_a_new_node_makes_one_to_pods_gets_their_mtu_at_once(
     assert world.table.mtus[world.cidr(4)] == 1400
     await world.configure(nodes={name: node for name, node in world.config.nodes.items() if name != "n4"})
     assert world.table.mtus.get(world.cidr(4), 0) == 0
+
+
+@pytest.mark.parametrize("is_newer_first", [True, False], ids=["newer-first", "older-first"])
+async def test_the_end_of_a_parting_brings_no_older_configuration_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, is_newer_first: bool
+) -> None:
+    await world.with_routers(11)
+    await world.configure(node_routes=NodeRoutes.DIRECT)
+    look, held = world.routing._local_addresses.look, list[asyncio.Event]()
+
+    async def hold(config: BgpConfig, node: Node) -> bool:
+        held.append(asyncio.Event())
+        await held[-1].wait()
+        return await look(config, node)
+
+    async def pass_turns() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(world.routing._local_addresses, "look", hold)
+    newer = replace(world.config, peerings=())
+    taking_over = world.routing.configure(newer, newer.nodes["n1"])
+    if is_newer_first:
+        configuring = asyncio.create_task(taking_over)
+        await pass_turns()
+    world.time += PARTING_S
+    world.routing.wake()
+    await pass_turns()
+    if not is_newer_first:
+        configuring = asyncio.create_task(taking_over)
+        await pass_turns()
+    for let_go in held if is_newer_first else reversed(held):
+        let_go.set()
+        await pass_turns()
+    monkeypatch.setattr(world.routing._local_addresses, "look", look)
+    while not configuring.done() or not all(each.is_set() for each in held):
+        for let_go in held:
+            let_go.set()
+        await pass_turns()
+    await world.settle()
+    assert world.speaker.sessions == {}
+    assert world.routing.peers == {}
