@@ -98,7 +98,7 @@ class _Identity:
 
     def __init__(self, api: ApiClient) -> None:
         self.api = api
-        self.is_stale = False  # the server knows us no more: what we are known by may have been replaced
+        self.is_stale = False  # one does not know the other any more: token or certificates may have been replaced
         self.users = 0
 
 
@@ -178,7 +178,11 @@ class Client:
         metrics.API_REQUESTS.labels(request.verb, f"{request.resource}/{request.subresource}".rstrip("/")).inc()
         with _in_words():
             async with self._in_use() as identity:
-                response = await _send(identity.api, request, limits)
+                try:
+                    response = await _send(identity.api, request, limits)
+                except aiohttp.ClientSSLError:
+                    identity.is_stale = True
+                    raise
                 with contextlib.suppress(ValueError):  # it says none, or nonsense
                     self._ahead_s = parsedate_to_datetime(response.headers.get("Date", "")).timestamp() - time.time()
                 if response.status < 400:

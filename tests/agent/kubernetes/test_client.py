@@ -1,9 +1,12 @@
-"""The client against a server that stops knowing it, while requests are on their way."""
+"""The client against a server that stops knowing it, or that it stops knowing, while requests are on their way."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -11,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import Configuration
 
 from agent.kubernetes.client import Client, Request, Resource
-from agent.kubernetes.errors import Refused
+from agent.kubernetes.errors import Refused, Unreachable
 
 PODS = Request("list", Resource("", "v1", "pods"))
 NODES = Request("list", Resource("", "v1", "nodes"))
@@ -36,9 +39,10 @@ class NumberedAccess:
 
 
 class Server:
-    """Knows the second token alone. Requests for nodes wait until they may be answered."""
+    """Knows the second token alone, or whom it is told to. Requests for nodes wait until they may be answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Collection[str | None] = ("Bearer token-2",)) -> None:
+        self.known = known
         self.asked = asyncio.Semaphore(0)
         self.may_answer = asyncio.Event()
 
@@ -46,7 +50,7 @@ class Server:
         if request.path.endswith("/nodes"):
             self.asked.release()
             await self.may_answer.wait()
-        is_known = request.headers["Authorization"] == "Bearer token-2"
+        is_known = request.headers.get("Authorization") in self.known
         return web.json_response({}, status=200 if is_known else 401)
 
 
@@ -79,3 +83,61 @@ async def test_requests_on_their_way_end_as_they_would_when_another_learns_that_
         assert await client.send(PODS) == b"{}"
     assert access.loaded == 2, "the late refusal was of the former token"
     await client.close()
+
+
+def certificate(directory: Path, name: str) -> Path:
+    """Return a new certificate of 127.0.0.1, signed by itself, with its key in the same file."""
+    file = directory / f"{name}.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(file), "-out", "-"]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    file.write_text(file.read_text() + made.stdout)
+    return file
+
+
+class TrustingAccess:
+    """Reads the file of what is trusted each time, as that of a pod, in which a kubelet replaces it."""
+
+    def __init__(self, url: str, trusted: Path) -> None:
+        self._url = url
+        self._trusted = trusted
+
+    def __str__(self) -> str:
+        return "trust"
+
+    async def load(self) -> Configuration:
+        made = Configuration(host=self._url)
+        made.ssl_ca_cert = str(self._trusted)
+        return made
+
+
+async def test_a_certificate_authority_that_is_replaced_in_its_file_is_believed_without_a_restart(
+    tmp_path: Path,
+) -> None:
+    before, after = certificate(tmp_path, "before"), certificate(tmp_path, "after")
+    trusted = tmp_path / "ca.crt"
+    trusted.write_text(before.read_text())
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(after)
+    application = web.Application()
+    application.router.add_get("/{path:.*}", Server(known=(None,)).answer)
+    listening = TestServer(application, scheme="https")
+    await listening.start_server(ssl=tls)
+    async with asyncio.timeout(30), listening:
+        client = Client(TrustingAccess(str(listening.make_url("/")).rstrip("/"), trusted))  # type: ignore[arg-type] # as far as it goes
+        with pytest.raises(Unreachable, match="certificate verify failed"):
+            await client.send(PODS)
+        trusted.write_text(after.read_text())
+        assert await client.send(PODS) == b"{}"
+        await client.close()
