@@ -40,10 +40,15 @@ class Plugin:
 
 PLUGINS: Final = {
     "flannel": Plugin(
-        devices=("flannel.*", "flannel-v6.*", "flannel-wg*"),
+        devices=("flannel.*", "flannel-v6.*", "flannel-wg*", "cni0"),  # the last made by `bridge`, which it calls
         tables=("flannel-*",),
         chains=("FLANNEL-*",),
-        files=("etc/cni/net.d/*flannel*", "run/flannel/", "opt/cni/bin/flannel"),
+        files=(
+            "etc/cni/net.d/*flannel*",
+            "var/lib/rancher/k3s/agent/etc/cni/net.d/*flannel*",  # where k3s's own keeps it
+            "run/flannel/",
+            "opt/cni/bin/flannel",
+        ),
     ),
     "calico": Plugin(
         devices=("cali*", "vxlan.calico", "vxlan-v6.calico", "wireguard.cali", "wg-v6.cali"),

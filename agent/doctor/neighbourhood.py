@@ -21,31 +21,44 @@ _CONFIGURATIONS: Final = (".conf", ".conflist", ".json")
 # CNI configurations
 
 
-async def gather_conflists(patient: Patient) -> list[str]:
-    """List /etc/cni/net.d as a container runtime does: in the order of names."""
-    directory = patient.root / "etc/cni/net.d"
+class Conflists(NamedTuple):
+    """A directory of CNI configurations, and those in it in the order of their names."""
+
+    directory: str
+    names: tuple[str, ...]
+
+
+_CONF_DIR: Final = "/etc/cni/net.d"
+
+
+async def gather_conflists(patient: Patient) -> Conflists:
+    """List the directory that the agent writes to, as a container runtime does: in the order of names."""
+    ours = patient.status.cni.conflist if patient.status else ""
+    said = str(Path(ours).parent) if ours else _CONF_DIR
+    directory = patient.root / said.lstrip("/")
     if not directory.is_dir() and patient.in_container:
         raise LookError(f"{directory} is not to be seen from inside a container")
 
-    def names() -> list[str]:
+    def names() -> tuple[str, ...]:
         with contextlib.suppress(FileNotFoundError):
-            return sorted(each.name for each in directory.iterdir() if each.suffix in _CONFIGURATIONS)
-        return []
+            return tuple(sorted(each.name for each in directory.iterdir() if each.suffix in _CONFIGURATIONS))
+        return ()
 
-    return await asyncio.to_thread(names)
+    return Conflists(said, await asyncio.to_thread(names))
 
 
-def judge_conflists(facts: Sequence[str]) -> Iterator[Finding]:
+def judge_conflists(facts: Conflists) -> Iterator[Finding]:
     """The runtime takes the first file and no other."""
     name = CONFLISTS.name
-    if not facts:
-        yield Finding(name, Level.OK, "no CNI configuration is on this node, ours or another's")
-    elif FILE_NAME not in facts:
-        text = f"{facts[0]} wires pods on this node, not Tortie"
+    directory, names = facts
+    if not names:
+        yield Finding(name, Level.OK, f"no CNI configuration is in {directory}, ours or another's")
+    elif FILE_NAME not in names:
+        text = f"{names[0]} wires pods on this node, not Tortie"
         yield Finding(name, Level.WARN, text, "fine where Tortie only routes; else remove it once nothing uses it")
-    elif facts[0] != FILE_NAME:
-        text = f"{facts[0]} sorts before {FILE_NAME}: the container runtime takes it, and new pods are not ours"
-        yield Finding(name, Level.FAIL, text, f"remove /etc/cni/net.d/{facts[0]}")
+    elif names[0] != FILE_NAME:
+        text = f"{names[0]} sorts before {FILE_NAME}: the container runtime takes it, and new pods are not ours"
+        yield Finding(name, Level.FAIL, text, f"remove {directory}/{names[0]}")
     else:
         yield Finding(name, Level.OK, f"{FILE_NAME} is the CNI configuration that the container runtime takes")
 

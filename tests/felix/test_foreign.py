@@ -65,6 +65,17 @@ async def test_files_and_directories_are_told_apart(tmp_path: Path) -> None:
     assert {each.plugin for each in found} == {"calico"}
 
 
+async def test_what_flannel_inside_k3s_left_is_flannels(node: Node, tmp_path: Path) -> None:
+    conflist = tmp_path / "var/lib/rancher/k3s/agent/etc/cni/net.d/10-flannel.conflist"
+    conflist.parent.mkdir(parents=True)
+    conflist.touch()
+    node.ip("link add cni0 type bridge")
+    assert await leftovers(root=tmp_path) == [
+        Leftover("flannel", "device", "cni0", "ip link del cni0"),
+        Leftover("flannel", "file", str(conflist), f"rm -r {conflist}"),
+    ]
+
+
 @pytest.mark.parametrize("name", PLUGINS)
 def test_no_plugin_is_known_by_what_every_node_has(name: str) -> None:
     plugin = PLUGINS[name]

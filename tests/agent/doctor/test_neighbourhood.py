@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.doctor import Level, LookError
@@ -21,9 +22,10 @@ from agent.doctor.neighbourhood import (
     judge_firewalls,
     judge_leftovers,
 )
+from agent.report import CniReport
 from felix.foreign import Leftover
 from felix.nft.basechains import BaseChain
-from tests.agent.doctor.patients import patient
+from tests.agent.doctor.patients import STATUS, patient
 from tests.felix.netns import Node
 
 OURS = "10-tortie.conflist"
@@ -62,7 +64,18 @@ async def test_the_first_configuration_is_the_one_that_counts(
 async def test_files_of_the_host_that_a_container_does_not_see_are_not_claimed_to_be_absent(tmp_path: Path) -> None:
     with pytest.raises(LookError, match="not to be seen from inside a container"):
         await gather_conflists(patient(root=tmp_path, in_container=True))
-    assert await gather_conflists(patient(root=tmp_path)) == []
+    assert await gather_conflists(patient(root=tmp_path)) == ("/etc/cni/net.d", ())
+
+
+async def test_the_directory_looked_at_is_the_one_that_the_agent_writes_to(tmp_path: Path) -> None:
+    directory = "/var/lib/rancher/k3s/agent/etc/cni/net.d"
+    status = msgspec.structs.replace(STATUS, cni=CniReport(conflist=f"{directory}/{OURS}"))
+    tree(tmp_path, {f"{directory[1:]}/{OURS}": "{}", "etc/cni/net.d/05-cilium.conflist": "{}"})
+    (finding,) = judge_conflists(await gather_conflists(patient(root=tmp_path, status=status)))
+    assert finding.level is Level.OK
+    tree(tmp_path, {f"{directory[1:]}/05-other.conflist": "{}"})
+    (finding,) = judge_conflists(await gather_conflists(patient(root=tmp_path, status=status)))
+    assert finding.advice == f"remove {directory}/05-other.conflist"
 
 
 def test_what_others_left_is_named_by_whose_it_is() -> None:
