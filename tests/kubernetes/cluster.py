@@ -85,13 +85,13 @@ class Cluster:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, directory: Path, **where: Any) -> Iterator[Self]:
+    def started(cls, directory: Path, api_flags: Iterable[str] = (), **where: Any) -> Iterator[Self]:
         """Run a control plane for as long as the block lasts; `where` as in the constructor."""
         cluster = cls(directory, **where)
         try:
             cluster.prepare()
             cluster.start_etcd()
-            cluster.start_api()
+            cluster.start_api(*api_flags)
             yield cluster
         finally:
             for connection in cluster._connections.values():

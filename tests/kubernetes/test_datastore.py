@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from agent import metrics
 from agent.datastore.kubernetes.datastore import KubernetesDatastore
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
@@ -267,6 +268,36 @@ def in_parallel(cluster: Cluster, documents: list[tuple[str, dict[str, Any]]]) -
     """Create many objects, each at a path."""
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda each: cluster.request("POST", *each), documents))
+
+
+def requests(verb: str) -> float:
+    """Return how many requests about NetworkPolicies were sent."""
+    labels = {"verb": verb, "resource": "networkpolicies.networking.k8s.io"}
+    return metrics.REGISTRY.get_sample_value("tortie_api_requests_total", labels) or 0.0
+
+
+@pytest.fixture
+def paging_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A control plane as it is by default before Kubernetes 1.34: it streams no lists."""
+    with Cluster.started(tmp_path / "paging", api_flags=["--feature-gates=WatchList=false"]) as cluster:
+        cluster.install_crds()
+        yield cluster
+
+
+async def test_a_server_that_streams_no_lists_is_read_in_pages_and_watched_from_there(paging_cluster: Cluster) -> None:
+    cluster = paging_cluster
+    count = 1100  # three pages
+    path = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
+    await asyncio.to_thread(in_parallel, cluster, [(path, policy(f"x{n}")) for n in range(count)])
+    before = requests("list")
+    async with followed(cluster) as follower:
+        assert len(follower.names) == count
+        told = len(follower.news)
+        cluster.delete(policy("x7"))
+        cluster.apply(peer("late"))
+        await follower.until(lambda: "late" in follower.names and "x7" not in follower.names)
+        assert sorted(key.name for key in follower.news[told:]) == ["late", "x7"]
+        assert requests("list") - before == 3
 
 
 @pytest.mark.timeout(240)
