@@ -27,6 +27,8 @@ DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 PANELS = DASHBOARD["panels"]
 EXPRESSIONS = [rule["expr"] for rule in RULES] + [ask["expr"] for panel in PANELS for ask in panel["targets"]]
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "info": ("_info",), "gauge": ("",)}
+NAMES = re.compile(r"\btortie_\w+|\bup\b")
+OF_PROMETHEUS = {"up": frozenset[str]()}
 ADDED_BY_PROMETHEUS = {"node", "instance", "le"}
 """Labels of every series that are not the agent's: of the ServiceMonitor, of Prometheus, of histograms."""
 
@@ -49,18 +51,18 @@ async def metrics() -> AsyncIterator[dict[str, frozenset[str]]]:
 
 async def test_every_expression_asks_for_metrics_there_are(metrics: dict[str, frozenset[str]]) -> None:
     for expression in EXPRESSIONS:
-        asked = set(re.findall(r"\btortie_\w+", expression))
+        asked = set(NAMES.findall(expression))
         assert asked, expression
-        assert asked <= metrics.keys(), expression
+        assert asked <= metrics.keys() | OF_PROMETHEUS, expression
 
 
 async def test_alerts_speak_of_labels_there_are(metrics: dict[str, frozenset[str]]) -> None:
     for rule in RULES:
         text = json.dumps(rule["annotations"])
-        asked = re.findall(r"\btortie_\w+", rule["expr"])
+        asked = NAMES.findall(rule["expr"])
         spoken_of = set(re.findall(r"\$labels\.(\w+)", text))
         labels = frozenset().union(
-            *(metrics[name] or {"peer", "origin", "family"} for name in asked)
+            *((metrics | OF_PROMETHEUS)[name] or {"peer", "origin", "family"} for name in asked)
         )  # none heard here
         assert spoken_of <= labels | ADDED_BY_PROMETHEUS, rule["alert"]
 
