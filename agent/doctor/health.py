@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from agent import __version__
 from agent.clusterreport import ClusterReport
+from agent.cni import hostlocal
+from agent.cni.conflist import NETWORK
 from agent.doctor import Check, Finding, Level, LookError, Patient
 from agent.report import StatusReport
-from inet.prefix import Prefix, parse_address
+from inet.prefix import Family, Prefix, parse_address
 
 MOST_SHOWN: Final = 5
 _DENIED: Final = os.strerror(errno.EACCES)
@@ -186,7 +189,52 @@ def _inside_pod_cidrs(facts: ClusterReport) -> Iterator[tuple[str, str, str, str
                     yield address, node.name, str(cidr), owner
 
 
+# Addresses that pods of this node have
+
+
+class Pool(NamedTuple):
+    """A pod CIDR of this node, how many of its addresses pods have, and how many there are for them."""
+
+    cidr: str
+    taken: int
+    room: int
+
+
+async def gather_pools(patient: Patient) -> list[Pool]:
+    """Count host-local's files; none where it gives no addresses on this node."""
+    cluster = await gather_cluster(patient)
+    book = patient.root / "var/lib/cni/networks" / NETWORK
+    if not await asyncio.to_thread(book.is_dir):
+        return []
+    taken = [Prefix.of_host(parse_address(lease.name)) for lease in await asyncio.to_thread(hostlocal.read, book)]
+    cidrs = [Prefix.parse(cidr) for node in cluster.nodes if node.name == cluster.node for cidr in node.pod_cidrs]
+    return [Pool(str(cidr), sum(map(cidr.contains, taken)), _room(cidr)) for cidr in cidrs]
+
+
+def _room(cidr: Prefix) -> int:
+    """Return how many addresses host-local gives: not the first, not the gateway, in IPv4 not the last."""
+    spared = 3 if cidr.family is Family.IPV4 else 2
+    return max((1 << 8 * len(cidr.packed) - cidr.length) - spared, 0)
+
+
+def judge_pools(facts: Sequence[Pool]) -> Iterator[Finding]:
+    """A pod CIDR does not grow: what is full stays so until pods go."""
+    name = POOLS.name
+    for pool in facts:
+        text = f"pods have {pool.taken} of the {pool.room} addresses of {pool.cidr}"
+        advice = "fewer pods a node (kubelet: maxPods); larger pod CIDRs (--node-cidr-mask-size) are for new Nodes"
+        if pool.taken >= pool.room:
+            yield Finding(name, Level.FAIL, f"{text}: new pods do not start", advice)
+        elif pool.taken >= _FEW_LEFT * pool.room:
+            yield Finding(name, Level.WARN, text, advice)
+        else:
+            yield Finding(name, Level.OK, text)
+
+
+_FEW_LEFT: Final = 0.9
+
 AGENT: Final = Check("agent", gather_agent, judge_agent)
 POD_CIDRS: Final = Check("pod CIDRs", gather_cluster, judge_pod_cidrs)
 ADDRESSES: Final = Check("node addresses", gather_cluster, judge_addresses)
-CHECKS: Final = (AGENT, POD_CIDRS, ADDRESSES)
+POOLS: Final = Check("pod addresses", gather_pools, judge_pools)
+CHECKS: Final = (AGENT, POD_CIDRS, POOLS, ADDRESSES)

@@ -22,7 +22,8 @@ from inet.prefix import Family, Prefix
 _NEWLINK: Final = 16
 _IFNAME, _LINKINFO, _INFO_KIND = 3, 18, 1
 _KINDS: Final = {"VXLAN": ("vxlan",), "IPIP": ("ipip", "ip6tnl")}
-_MODULES: Final = {"vxlan": "CONFIG_VXLAN", "ipip": "CONFIG_NET_IPIP", "ip6tnl": "CONFIG_IPV6_TUNNEL"}
+_MODULES: Final = {"vxlan": "vxlan", "ipip": "ipip", "ip6tnl": "ip6_tunnel"}
+_OPTIONS: Final = {"vxlan": "CONFIG_VXLAN", "ipip": "CONFIG_NET_IPIP", "ip6tnl": "CONFIG_IPV6_TUNNEL"}
 
 
 # Features
@@ -59,8 +60,8 @@ def judge_features(facts: Features) -> Iterator[Finding]:
         yield Finding(
             name,
             Level.FAIL,
-            f"NetworkConfiguration wants {type_} and the kernel has no {kind} devices ({_MODULES[kind]})",
-            f"load the module {kind}, or set spec.encapsulation.type: {other}",
+            f"NetworkConfiguration wants {type_} and the kernel has no {kind} devices ({_OPTIONS[kind]})",
+            f"load the module {_MODULES[kind]}, or set spec.encapsulation.type: {other}",
         )
     if not facts.has_nexthop_objects:
         yield Finding(

@@ -153,6 +153,9 @@ class Daemons(NamedTuple):
 
 
 _SOCKETS: Final = {"networkd": "/run/systemd/netif/io.systemd.Network", "manager": "/run/NetworkManager/"}
+_UNMANAGED: Final = (
+    "in /etc/NetworkManager/conf.d/tortie.conf: [keyfile] unmanaged-devices=driver:veth;interface-name:tortie*"
+)
 _FOREIGN: Final = ("ManageForeignRoutes", "ManageForeignRoutingPolicyRules", "ManageForeignNextHops")
 
 
@@ -214,13 +217,16 @@ def judge_daemons(facts: Daemons) -> Iterator[Finding]:
             yield Finding(name, Level.WARN, text, f"{advice} ManageForeignRoutingPolicyRules=no, each on a line")
         else:
             yield Finding(name, Level.OK, "systemd-networkd leaves foreign routes alone")
-    if manager.is_running and manager.settings is not None:
+    if manager.is_running and manager.settings is None:
+        text = (
+            "NetworkManager runs, and whether it leaves links of pods alone is not to be seen from inside a container"
+        )
+        yield Finding(name, Level.UNKNOWN, text, f"on the host, {_UNMANAGED}")
+    elif manager.is_running and manager.settings is not None:
         unmanaged = manager.settings.get("unmanaged-devices", "")
         if "veth" not in unmanaged and "driver:veth" not in unmanaged:
             text = "NetworkManager runs, and may take over links of pods"
-            setting = "[keyfile] unmanaged-devices=driver:veth;interface-name:tortie-*"
-            advice = f"in /etc/NetworkManager/conf.d/tortie.conf: {setting}"
-            yield Finding(name, Level.WARN, text, advice)
+            yield Finding(name, Level.WARN, text, _UNMANAGED)
         else:
             yield Finding(name, Level.OK, "NetworkManager leaves links of pods alone")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,11 +10,14 @@ from agent.clusterreport import ClusterReport, NodeReport
 from agent.doctor import Level, LookError
 from agent.doctor.health import (
     AgentFacts,
+    Pool,
     gather_agent,
     gather_cluster,
+    gather_pools,
     judge_addresses,
     judge_agent,
     judge_pod_cidrs,
+    judge_pools,
 )
 from agent.report import ConditionReport, NetworkReport, StatusReport, TunnelReport
 from tests.agent.doctor.patients import N1, N2, STATUS, cluster, patient
@@ -171,3 +175,21 @@ def test_addresses_of_nodes_that_cannot_work_are_named(facts: ClusterReport, lev
 async def test_without_nodes_nothing_is_claimed_of_them() -> None:
     with pytest.raises(LookError, match="nodes are not known"):
         await gather_cluster(patient())
+
+
+async def test_addresses_that_pods_have_are_counted_by_pod_cidr(tmp_path: Path) -> None:
+    facts = cluster(NodeReport("n1", ("10.42.1.0/29", "fd42:0:0:1::/125"), ()), N2)
+    assert await gather_pools(patient(facts, tmp_path)) == [], "host-local gives no addresses here"
+    book = tmp_path / "var/lib/cni/networks/tortie"
+    book.mkdir(parents=True)
+    for name in ("10.42.1.2", "10.42.1.3", "10.42.9.9", "fd42:0:0:1::2", "lock", "last_reserved_ip.0"):
+        (book / name).write_text("a\neth0")
+    assert await gather_pools(patient(facts, tmp_path)) == [Pool("10.42.1.0/29", 2, 5), Pool("fd42:0:0:1::/125", 1, 6)]
+
+
+@pytest.mark.parametrize(("taken", "level"), [(200, Level.OK), (228, Level.WARN), (253, Level.FAIL)])
+def test_a_pod_cidr_is_said_to_run_out_before_it_has(taken: int, level: Level) -> None:
+    (finding,) = judge_pools([Pool("10.42.1.0/24", taken, 253)])
+    assert finding.level is level
+    assert finding.text.startswith(f"pods have {taken} of the 253 addresses of 10.42.1.0/24")
+    assert bool(finding.advice) == (level is not Level.OK)

@@ -48,6 +48,11 @@ def test_what_a_kernel_lacks_is_named_with_what_to_do(facts: Features, level: Le
     assert finding.advice
 
 
+def test_a_tunnel_module_is_named_as_modprobe_knows_it() -> None:
+    (finding,) = judge_features(FINE._replace(tunnels=(("IPIP", "ip6tnl"),)))
+    assert finding.advice.startswith("load the module ip6_tunnel,")
+
+
 def test_settings_of_many_links_are_one_finding() -> None:
     facts = [
         SettingFact("net.ipv4.conf.all.rp_filter", "2", "1", is_least=False),

@@ -120,13 +120,14 @@ def test_a_firewall_that_drops_what_is_forwarded_is_named() -> None:
         (Daemons(Daemon(is_running=True, settings=KEPT), OFF), [Level.OK], "leaves foreign routes alone"),
         (Daemons(Daemon(is_running=True, settings=None), OFF), [Level.UNKNOWN], "not to be seen from inside"),
         (Daemons(OFF, Daemon(is_running=True, settings={})), [Level.OK, Level.WARN], "NetworkManager runs"),
+        (Daemons(OFF, Daemon(is_running=True, settings=None)), [Level.OK, Level.UNKNOWN], "NetworkManager runs"),
         (
             Daemons(OFF, Daemon(is_running=True, settings={"unmanaged-devices": "driver:veth"})),
             [Level.OK, Level.OK],
             "leaves links of pods alone",
         ),
     ],
-    ids=["none", "default", "yes", "no", "hidden", "manager", "manager told"],
+    ids=["none", "default", "yes", "no", "hidden", "manager", "manager hidden", "manager told"],
 )
 def test_daemons_that_tidy_up_are_named(facts: Daemons, levels: list[Level], text: str) -> None:
     findings = list(judge_daemons(facts))
