@@ -46,13 +46,24 @@ KubeconfigOption = Annotated[
 ContextOption = Annotated[
     str, typer.Option("--context", rich_help_panel=_CLUSTER, help="A context of the kubeconfig.", show_default=False)
 ]
+NamespaceOption = Annotated[
+    str,
+    typer.Option(
+        "--namespace",
+        metavar="NAME",
+        envvar="TORTIE_NAMESPACE",
+        rich_help_panel=_CLUSTER,
+        help="Where the agents' pods are: the release's namespace.",
+    ),
+]
 LabOption = Annotated[
     str,
     typer.Option(
         "--lab", envvar="TORTIE_LAB", rich_help_panel=_CLUSTER, help="A lab instead of a cluster.", show_default=False
     ),
 ]
-_NAMES: Final = ("node", "all_nodes", "kubeconfig", "context", "lab")
+NAMESPACE: Final = "tortie-system"
+_NAMES: Final = ("node", "all_nodes", "kubeconfig", "context", "namespace", "lab")
 
 
 class NodeAnswer(msgspec.Struct, rename="camel", frozen=True):
@@ -85,6 +96,7 @@ class Where:
     kubeconfig: Path | None
     context: str
     lab: str
+    namespace: str = NAMESPACE
 
     @property
     def is_elsewhere(self) -> bool:
@@ -108,10 +120,11 @@ def everywhere(
             all_nodes: AllNodesOption = False,
             kubeconfig: KubeconfigOption = None,
             context: ContextOption = "",
+            namespace: NamespaceOption = NAMESPACE,
             lab: LabOption = "",
             **given: Any,
         ) -> None:
-            where = Where(node, all_nodes, kubeconfig, context, lab)
+            where = Where(node, all_nodes, kubeconfig, context, lab, namespace)
             if not where.is_elsewhere:
                 command(**given)
                 return
@@ -178,7 +191,7 @@ async def open_fleet(where: Where) -> Fleet:
             raise FleetError(reason) from None
     from agent.fleet.kubernetes import KubernetesFleet
 
-    return KubernetesFleet.of(named, where.context)
+    return KubernetesFleet.of(named, where.context, where.namespace)
 
 
 async def _ask_node(where: Where, words: Sequence[str], output: Format) -> None:

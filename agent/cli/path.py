@@ -12,7 +12,16 @@ import typer
 from rich.text import Text
 
 from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
-from agent.cli.everywhere import ContextOption, KubeconfigOption, LabOption, NodeOption, Where, open_fleet
+from agent.cli.everywhere import (
+    NAMESPACE,
+    ContextOption,
+    KubeconfigOption,
+    LabOption,
+    NamespaceOption,
+    NodeOption,
+    Where,
+    open_fleet,
+)
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, fail, print_json
 from agent.cli.policy import FamilyName
 from agent.pathreport import Fact, Journey, NodeFacts, Stage
@@ -41,6 +50,7 @@ def path(
     node: NodeOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
+    namespace: NamespaceOption = NAMESPACE,
     lab: LabOption = "",
     output: OutputOption = Format.TABLE,
     socket: SocketOption = None,
@@ -60,7 +70,7 @@ def path(
         except (UnreachableError, RefusedError) as error:
             fail(str(error))
         return
-    where = Where(node=node, all_nodes=False, kubeconfig=kubeconfig, context=context, lab=lab)
+    where = Where(node=node, all_nodes=False, kubeconfig=kubeconfig, context=context, lab=lab, namespace=namespace)
     journey = asyncio.run(_travel(question, where, socket_path(socket)))
     if output is Format.JSON:
         print_json(journey)

@@ -88,9 +88,9 @@ class KubernetesFleet:
         self._agents: Mapping[str, _Pod] | None = None
 
     @classmethod
-    def of(cls, kubeconfig: Path, context: str = "") -> KubernetesFleet:
-        """Return the cluster of a kubeconfig."""
-        return cls(Client(Access(kubeconfig, context or None)))
+    def of(cls, kubeconfig: Path, context: str, namespace: str) -> KubernetesFleet:
+        """Return the cluster of a kubeconfig, with agents in a namespace."""
+        return cls(Client(Access(kubeconfig, context or None)), namespace)
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class KubernetesFleet:
         found = [
             node.metadata.name async for page in self._pages(Request("list", _NODES), _Nodes) for node in page.items
         ]
-        return {name: _absence(agents.get(name)) for name in sorted(found)}
+        return {name: _absence(agents.get(name), self._namespace) for name in sorted(found)}
 
     async def node_of(self, end: str) -> str:
         """Return the node of a pod, by NAMESPACE/NAME, NAME or address; of several of a name, of none."""
@@ -134,8 +134,8 @@ class KubernetesFleet:
         """Run `tortie` in the agent's pod on a node."""
         try:
             pod = (await self._agent_pods()).get(node)
-            if pod is None or _absence(pod):
-                raise NodeUnreachableError(_absence(pod))
+            if pod is None or _absence(pod, self._namespace):
+                raise NodeUnreachableError(_absence(pod, self._namespace))
             ended = await run_in_pod(
                 self._client, self._namespace, pod.metadata.name, AGENT_CONTAINER, ["tortie", *words]
             )
@@ -170,8 +170,8 @@ class KubernetesFleet:
             query["continue"] = found.metadata.continue_
 
 
-def _absence(pod: _Pod | None) -> str:
+def _absence(pod: _Pod | None, namespace: str) -> str:
     if pod is None:
-        return "no agent pod is there"
+        return f"no agent pod is there in namespace {namespace}"
     phase = pod.status.phase
     return "" if phase == "Running" else f"its agent's pod {pod.metadata.name} is {phase or 'not started'}"

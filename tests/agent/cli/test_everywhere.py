@@ -222,3 +222,20 @@ async def test_without_any_cluster_it_is_said_what_was_looked_for(
     where = everywhere.Where("n1", all_nodes=False, kubeconfig=None, context="", lab="")
     with pytest.raises(FleetError, match=r"no --kubeconfig, no .*/\.kube/config, and no lab is up"):
         await everywhere.open_fleet(where)
+
+
+def test_agents_are_looked_for_in_the_namespace_that_is_given(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[everywhere.Where] = []
+    run, fleet = world({"n1": said([])})
+
+    async def open_fleet(where: everywhere.Where) -> FakeFleet:
+        opened.append(where)
+        return fleet
+
+    monkeypatch.setattr(everywhere, "open_fleet", open_fleet)
+    run("peers", "--node", "n1")
+    run("peers", "--node", "n1", "--namespace", "net")
+    monkeypatch.setenv("TORTIE_NAMESPACE", "kube-system")
+    run("peers", "--node", "n1")
+    assert [each.namespace for each in opened] == ["tortie-system", "net", "kube-system"]
+    assert fleet.asked == 3 * [("n1", ("peers", "-o", "table"))], "it is no option of the command there"

@@ -46,7 +46,7 @@ async def test_nodes_are_told_in_order_with_why_they_cannot_be_asked() -> None:
     assert await cluster.fleet.nodes() == {
         "n1": "",
         "n2": "its agent's pod a2 is Pending",
-        "n3": "no agent pod is there",
+        "n3": "no agent pod is there in namespace tortie-system",
     }
 
 
