@@ -85,7 +85,7 @@ SHOWN: Mapping[str, Shown] = {
         (
             Column("Peer Address", ".spec.peer.address"),
             Column("Peer AS", ".spec.peerASN"),
-            Column("Shutdown", ".spec.shutdown.message"),
+            Column("Shutdown", ".spec.shutdown"),
             Column("Nodes", ".spec.nodeSelector", always=False),
             Column("Peer Nodes", ".spec.peer.nodeSelector", always=False),
         ),

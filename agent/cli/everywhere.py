@@ -63,6 +63,10 @@ LabOption = Annotated[
     ),
 ]
 NAMESPACE: Final = "tortie-system"
+IN_POD: Final = (
+    "an agent may not ask other nodes, and in its pod tortie has no rights but the agent's: "
+    "run tortie where you have a kubeconfig, or kubectl exec into the agent's pod of each node"
+)
 _NAMES: Final = ("node", "all_nodes", "kubeconfig", "context", "namespace", "lab")
 
 
@@ -176,6 +180,7 @@ async def open_fleet(where: Where) -> Fleet:
     Raises FleetError.
     """
     from agent.fleet import FleetError
+    from agent.kubernetes.access import is_in_pod
 
     default = Path.home() / ".kube" / "config"
     named = where.kubeconfig or Path(os.environ.get("KUBECONFIG", default))
@@ -187,6 +192,8 @@ async def open_fleet(where: Where) -> Fleet:
         except FleetError as error:
             if where.lab:
                 raise
+            if is_in_pod():
+                raise FleetError(IN_POD) from None
             reason = f"there is no cluster to ask: no --kubeconfig, no {default}, and {error}"
             raise FleetError(reason) from None
     from agent.fleet.kubernetes import KubernetesFleet

@@ -151,6 +151,9 @@ def test_a_field_of_a_refused_object_is_named_in_words(cluster: Cluster) -> None
 def test_kubectl_shows_what_an_administrator_looks_for(cluster: Cluster) -> None:
     peers = list(yaml.safe_load_all((EXAMPLES / "BGPPeer.yaml").read_text()))
     status = yaml.safe_load((EXAMPLES / "NodeRoutingStatus.yaml").read_text())
+    closed = [{**peers[0], "metadata": {"name": f"closed-{word}"}, "spec": {**peers[0]["spec"], "shutdown": said}}
+              for word, said in (("bare", {}), ("why", {"message": "cable work"}))]  # fmt: skip
+    peers += closed
     cluster.apply(*peers, status)
     try:
         shown = cluster.kubectl("get", "bgppeers,noderoutingstatuses")
@@ -162,7 +165,11 @@ def test_kubectl_shows_what_an_administrator_looks_for(cluster: Cluster) -> None
     rows = {line.split()[0]: line.split() for line in shown.splitlines() if line}
     assert rows["bgppeer.tortie.dev/rack-a-tor-1"][1:3] == ["172.16.1.1", "65100"]
     assert rows["noderoutingstatus.tortie.dev/n1"][1:7] == ["True", "65001", "172.16.1.11", "1", "1", "4"]
+    assert rows["bgppeer.tortie.dev/closed-bare"][3] == "{}", (
+        "a session that is down on purpose can be told from others"
+    )
+    assert "cable work" in " ".join(rows["bgppeer.tortie.dev/closed-why"])
     assert "1 session established" in shown
     assert "HEARTBEAT" in shown
     assert heartbeat == status["status"]["lastHeartbeatTime"]
-    assert len(everything.split()) == 3
+    assert len(everything.split()) == 5

@@ -124,10 +124,10 @@ async def test_nodes_without_an_agent_to_ask_say_why(world: World, fleet: Kubern
     found = await fleet.nodes()
     assert {name: found[name] for name in ("k1", "k2", "k3")} == {
         "k1": "",
-        "k2": "no agent pod is there",
+        "k2": f"no agent pod is there in namespace {NAMESPACE}",
         "k3": "its agent's pod agent-k3 is Pending",
     }
-    with pytest.raises(NodeUnreachableError, match="no agent pod is there"):
+    with pytest.raises(NodeUnreachableError, match=f"no agent pod is there in namespace {NAMESPACE}"):
         await fleet.run("k2", ["status"])
 
 
