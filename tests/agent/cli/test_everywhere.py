@@ -223,7 +223,7 @@ async def test_without_any_cluster_it_is_said_what_was_looked_for(
     with pytest.raises(FleetError, match=r"no --kubeconfig, no .*/\.kube/config, and no lab is up"):
         await everywhere.open_fleet(where)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    with pytest.raises(FleetError, match="an agent may not ask other nodes.*run tortie where you have a kubeconfig"):
+    with pytest.raises(FleetError, match=r"an agent may not ask other nodes.*run tortie where you have a kubeconfig"):
         await everywhere.open_fleet(where)
 
 
