@@ -4,17 +4,13 @@
 ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
 ARG GO_IMAGE=docker.io/library/golang:1.26-bookworm
 
-# Plugins run on the node, whatever its C library: static
 FROM ${GO_IMAGE} AS plugins
-ENV CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=readonly" GOBIN=/out
-WORKDIR /src/image/cni-plugins
-COPY image/cni-plugins/ ./
-RUN go install -ldflags="-s -w" tool
 WORKDIR /src
+COPY image/cni-plugins/ image/cni-plugins/
 COPY pyproject.toml ./
 COPY scripts/cni scripts/
 COPY cni/ cni/
-RUN scripts/cni build && install -m 755 cni/bin/tortie-cni /out/
+RUN scripts/cni build
 
 FROM ${DEBIAN_IMAGE} AS build
 # Empty, or a moment of snapshot.debian.org such as 20261101T000000Z: packages as they were then
@@ -46,7 +42,7 @@ RUN /opt/build/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolati
       --no-index /opt/build/wheels/tortie-*.whl
 COPY image/packages image/pruned image/rootfs image/
 RUN image/rootfs image/packages image/pruned /rootfs
-COPY --from=plugins /out/ /rootfs/opt/cni/bin/
+COPY --from=plugins /src/cni/bin/ /rootfs/opt/cni/bin/
 
 FROM scratch
 COPY --from=build /rootfs/ /

@@ -19,7 +19,7 @@ cluster: setup ## a Kubernetes cluster here: three nodes with kubelet and contai
 cluster-down: ## end it; nothing of it is left
 	@$(BIN)/python scripts/cluster.py down
 
-cni: ## build the CNI plugin: cni/bin/tortie-cni, one static binary (needs Go)
+cni: ## build the CNI plugins into cni/bin: tortie-cni and those it is run with, static (needs Go)
 	@scripts/cni build
 
 image: ## build the container image localhost/tortie:VERSION (needs podman or docker)

@@ -25,7 +25,8 @@ from typing import Any, Final, Self
 
 from agent.cni.conflist import FILE_NAME, PLUGINS
 from bench import cnichain, processes
-from bench.cnichain import OWN, Pod
+from bench.cgroups import sharing
+from bench.cnichain import Pod
 from bench.measure import BenchError, Figures, Results, Settings
 
 NAME: Final = "cni"
@@ -36,8 +37,7 @@ MORE: Final = ("whole, p99, more than without us", "ms")
 MOST_WHOLE_MS: Final = 150
 MOST_OWN_MS: Final = 20
 
-_ROOT: Final = Path(__file__).parents[1]
-_UPSTREAM: Final = Path("/usr/lib/cni")
+_PROGRAMS: Final = [Path(__file__).parents[1] / "cni" / "bin" / name for name in PLUGINS]
 _CIDRS: Final = {"IPv4": ["10.42.0.0/24"], "IPv4 and IPv6": ["10.42.0.0/24", "fd42::/64"]}
 _PODS: Final = 100
 _AT_A_TIME: Final = (1, 2, 4, 10)
@@ -58,9 +58,8 @@ CASES: Final = tuple(case_name(families, at_a_time) for families in _CIDRS for a
 def run(settings: Settings) -> Iterator[Results]:
     """Yield the figures of each choice of families and of each number of pods at a time."""
     pods = 10 if settings.quick else _PODS
-    lacking = [str(each) for each in _needed() if not each.exists()]
-    if lacking:
-        yield Results(failures=[f"needs {', '.join(lacking)}: make setup cni"])
+    if not all(each.exists() for each in _PROGRAMS):
+        yield Results(failures=["needs the plugins in cni/bin: make cni (needs Go)"])
         return
     for families, cidrs in _CIDRS.items():
         with _Node(cidrs, pods) as node:
@@ -86,10 +85,6 @@ def compare(case: str, results: Results) -> None:
         )
 
 
-def _needed() -> list[Path]:
-    return [_ROOT / "cni" / "bin" / OWN, *(_UPSTREAM / name for name in PLUGINS if name != OWN)]
-
-
 class _Node:
     """A node in a network namespace, its agent running, with pods that wait to be wired."""
 
@@ -105,7 +100,7 @@ class _Node:
             self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             for each in ("manifests", "net.d", "networks", "bin"):
                 (self._directory / each).mkdir()
-            for plugin in _needed():
+            for plugin in _PROGRAMS:
                 shutil.copy2(plugin, self._directory / "bin")
             self._write_manifests()
             self._add_namespace(stack, self._name)
@@ -117,6 +112,7 @@ class _Node:
                 self._add_namespace(stack, self._netns(number))
             self._agent = self._start_agent(stack)
             self._chain = self._start_chain(stack)
+            stack.enter_context(sharing({"kubepods": processes.descendants(self._agent), "runtime": [self._chain.pid]}))
             self._stack = stack.pop_all()
         return self
 

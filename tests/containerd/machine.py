@@ -23,12 +23,12 @@ from typing import Any, Final, Self
 
 import yaml
 
-from agent.cni.conflist import FILE_NAME, PLUGINS
+from agent.cni.conflist import FILE_NAME
+from agent.cni.install import PROGRAMS
 from tests.containerd.cri import CriError, Runtime
 
 ROOT: Final = Path(__file__).parents[2]
-OWN_PLUGIN: Final = ROOT / "cni" / "bin" / "tortie-cni"
-UPSTREAM: Final = Path("/usr/lib/cni")
+PLUGIN_DIR: Final = ROOT / "cni" / "bin"
 BUSYBOX: Final = Path("/bin/busybox")
 PAUSE: Final = "tortie.test/pause:1"
 DEADLINE_S: Final = 60.0
@@ -55,11 +55,10 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "needs root"
     programs = [each for each in ("containerd", "ctr", "runc", "nsenter", "ip", "nft") if shutil.which(each) is None]
-    files = [str(each) for each in (BUSYBOX, *(UPSTREAM / name for name in PLUGINS[:-1])) if not each.exists()]
-    if programs or files:
-        return f"needs {', '.join([*programs, *files])}: make setup"
-    if not OWN_PLUGIN.exists():
-        return f"needs {OWN_PLUGIN.relative_to(ROOT)}: make cni (needs Go)"
+    if programs or not BUSYBOX.exists():
+        return f"needs {', '.join([*programs, str(BUSYBOX)])}: make setup"
+    if not all((PLUGIN_DIR / name).exists() for name in PROGRAMS):
+        return f"needs {PLUGIN_DIR.relative_to(ROOT)}: make cni (needs Go)"
     return ""
 
 
@@ -133,10 +132,8 @@ class Machine:
         self.runtime: Runtime
         for each in (self.manifests, self.conf, self.leases, self._bin, self.disk / "containerd", self.disk / "logs"):
             each.mkdir(parents=True)
-        for plugin in PLUGINS[:-1]:
-            shutil.copy2(UPSTREAM / plugin, self._bin)
-        shutil.copy2(UPSTREAM / "loopback", self._bin)
-        shutil.copy2(OWN_PLUGIN, self._bin)
+        for plugin in PROGRAMS:
+            shutil.copy2(PLUGIN_DIR / plugin, self._bin)
 
     @classmethod
     @contextlib.contextmanager

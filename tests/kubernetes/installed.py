@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 
 from agent.cni.install import PROGRAMS
 from tests.chart.rendering import objects
+from tests.containerd.machine import PLUGIN_DIR
 from tests.kubernetes import assets, kubeproxy, machine
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.images import Image, busybox, write_archive
@@ -36,8 +37,6 @@ DEADLINE_S: Final = 120.0
 _AGENT_IMAGE: Final = {"repository": "tortie.test/agent", "tag": "checkout"}
 AGENT_TAG: Final = ":".join(_AGENT_IMAGE.values())
 TORTIE: Final = Path(sys.executable).with_name("tortie")
-_UPSTREAM_PLUGINS: Final = Path("/usr/lib/cni")
-_OWN_PLUGIN: Final = ROOT / "cni" / "bin" / "tortie-cni"
 _GATEWAY: Final = ("172.16.9.1", "fd16:9::1")
 _POD_CIDRS: Final = "10.42.0.0/16,fd42::/48"
 
@@ -46,9 +45,9 @@ def missing() -> str:
     """Return why there can be no such cluster here; empty if there can."""
     if reason := machine.missing() or assets.missing(*ASSETS):
         return reason
-    if not (_UPSTREAM_PLUGINS / "ptp").exists():
-        return f"needs {_UPSTREAM_PLUGINS}/ptp: make setup"
-    return "" if _OWN_PLUGIN.exists() else f"needs {_OWN_PLUGIN.relative_to(ROOT)}: make cni (needs Go)"
+    if not all((PLUGIN_DIR / name).exists() for name in PROGRAMS):
+        return f"needs {PLUGIN_DIR.relative_to(ROOT)}: make cni (needs Go)"
+    return ""
 
 
 class Installed:
@@ -220,10 +219,7 @@ def _link(name: str, nodes: Sequence[str]) -> None:
 
 def _agent_image() -> Image:
     """Return an image that has the CNI plugins, and places for the rest."""
-    plugins = {name: _UPSTREAM_PLUGINS / name for name in PROGRAMS if name != _OWN_PLUGIN.name} | {
-        _OWN_PLUGIN.name: _OWN_PLUGIN
-    }
-    files = {f"opt/cni/bin/{name}": path for name, path in plugins.items()}
+    files = {f"opt/cni/bin/{name}": PLUGIN_DIR / name for name in PROGRAMS}
     files["etc/passwd"] = Path("/etc/passwd")  # ExaBGP looks up who root is
     links = {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
     links["opt/tortie/bin/python"] = sys.executable
