@@ -12,6 +12,8 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from agent import termination
+
 OPTIONS: Final = "TORTIE_AGENT"
 """The variable of the environment in which the options are: the process list shows what people typed."""
 
@@ -36,11 +38,13 @@ def become_agent(options: object, log_level: str) -> NoReturn:
     told = msgspec.json.encode(Start(options, log_level), enc_hook=str).decode()
     # -P: modules are those that are installed, whatever lies in the directory we were called from.
     argv = [sys.executable, "-P", "-m", "agent", *sys.argv[2:]]
+    termination.hold()
     os.execve(sys.executable, argv, LEAN | os.environ | {OPTIONS: told})  # noqa: S606 - that is what this is for
 
 
 def main() -> None:
     """Run the agent that the environment tells of. What goes wrong at the start ends as one line."""
+    termination.end_at_once()
     sys.modules["rich"] = None  # type: ignore[assignment]  # structlog loads it for traces in colour, if it is there
     from agent import daemon, exclusive, logs  # noqa: PLC0415 - after the line above
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from agent import exclusive, metrics
+from agent import exclusive, metrics, termination
 from agent.carrier import Carrier
 from agent.cni.node import NO_RUNTIME, CniOptions, NodeFacts, open_cni
 from agent.collector import StateCollector
@@ -152,18 +151,29 @@ def run(options: Options) -> None:
 
 
 async def _run(options: Options) -> None:
+    loop, started = asyncio.get_running_loop(), time.monotonic()
+    agent = asyncio.create_task(_live(options), name="agent")
+
+    def stop() -> None:
+        if not agent.cancelling():  # who asks again does not keep it from ending what it began
+            agent.cancel()
+
+    # Not the loop's own handlers: they give SIGINT back to Python, and SIGTERM to the kernel, before all is over.
+    termination.tell(lambda: loop.call_soon_threadsafe(stop))
+    try:
+        await agent
+    except asyncio.CancelledError:  # asked to
+        log.info("agent.stopped", after_s=round(time.monotonic() - started, 1))
+    finally:
+        termination.ignore()
+
+
+async def _live(options: Options) -> None:
     options.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusive.claim():
-        started = time.monotonic()
         async with assemble(options) as parts:
             log.info("agent.started", config=str(options.config or "Kubernetes API"))
-            running = asyncio.create_task(_side_by_side(parts), name="agent")
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, running.cancel)
-            with contextlib.suppress(asyncio.CancelledError):  # asked to
-                await running
-        log.info("agent.stopped", after_s=round(time.monotonic() - started, 1))
+            await _side_by_side(parts)
 
 
 async def _side_by_side(parts: Sequence[Run]) -> None:

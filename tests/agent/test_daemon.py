@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +126,65 @@ def test_sigterm_ends_it_within_two_seconds_and_leaves_the_routes(agent: Process
     assert "blackhole 10.42.0.0/24" in agent.kernel()
     assert not (agent.run_dir / "agent.sock").exists()
     assert agent.events()[-1] == "agent.stopped"
+
+
+def is_heard(process: Process) -> bool:
+    """Whether SIGTERM has a handler."""
+    (caught,) = re.findall(r"SigCgt:\t(\w+)", Path(f"/proc/{process.popen.pid}/status").read_text())
+    return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
+
+
+def is_running(process: Process, program: str) -> bool:
+    found = [Path(f"/proc/{pid}/cmdline") for pid in pids_in(process.namespace)]
+    with contextlib.suppress(OSError):  # one that has ended meanwhile
+        return any(program in path.read_text() for path in found)
+    return False
+
+
+MOMENTS: dict[str, tuple[Callable[[Process], bool], signal.Signals]] = {
+    "the command line begins": (is_heard, signal.SIGTERM),
+    "the agent's own process begins": (lambda it: is_running(it, "-m\0agent"), signal.SIGINT),
+    "the agent is put together": (lambda it: it.run_dir.exists(), signal.SIGTERM),
+    "it answers": (lambda it: (it.run_dir / "agent.sock").exists(), signal.SIGINT),
+    "ExaBGP begins": (lambda it: is_running(it, "server.py"), signal.SIGTERM),
+    "the bridge begins": (lambda it: is_running(it, "bridge.py"), signal.SIGINT),
+}
+
+
+def everything_in_the_kernel(namespace: str) -> list[str]:
+    routes = ["ip route show table all proto 97", "ip -6 route show table all proto 97", "ip nexthop"]
+    enter, found = ["ip", "netns", "exec", namespace], list[str]()
+    for look in (*routes, "ip -d link", "ip address", "nft -s list ruleset"):
+        shown = subprocess.run([*enter, *look.split()], check=True, capture_output=True, text=True)
+        found += shown.stdout.splitlines()
+    return found
+
+
+def test_one_that_is_stopped_while_it_starts_ends_well_and_leaves_what_the_one_before_it_left(
+    agent: Process, tmp_path: Path
+) -> None:
+    (agent.config / "policy.yaml").write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: nothing, namespace: shop}\n"
+        "spec: {podSelector: {}}\n"
+    )
+    agent.until(lambda status: status.speaker_running and status.policy.in_kernel, "the one before")
+    agent.popen.send_signal(signal.SIGTERM)
+    agent.popen.wait(timeout=30)
+    left = everything_in_the_kernel(agent.namespace)
+    for moment, (has_come, number) in MOMENTS.items():
+        shutil.rmtree(agent.run_dir, ignore_errors=True)  # the first moments come before it
+        agent.log.unlink()
+        process = Process(agent.namespace, tmp_path)
+        try:
+            until(lambda: has_come(process), moment)  # noqa: B023 - called here and now
+            process.popen.send_signal(number)
+            assert process.popen.wait(timeout=30) == 0, moment
+        finally:
+            process.popen.kill()
+            process.popen.wait()
+        assert [line for line in process.log.read_text().splitlines() if not line.startswith("{")] == [], moment
+        until(lambda: not pids_in(agent.namespace), f"every process of it gone: {moment}")
+        assert everything_in_the_kernel(agent.namespace) == left, moment
 
 
 def test_its_files_and_sockets_are_its_owners_alone(agent: Process) -> None:

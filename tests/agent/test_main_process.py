@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from agent import __main__ as process
+from agent import termination
 from agent.cni.node import CniOptions
 from agent.daemon import Options
 
@@ -24,6 +25,7 @@ OPTIONS = Options(
 def told(monkeypatch: pytest.MonkeyPatch, options: Options) -> dict[str, Any]:
     """Return how the process would be replaced: program, arguments, environment."""
     calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(termination, "hold", lambda: None)
     monkeypatch.setattr(os, "execve", lambda path, argv, env: calls.append({"path": path, "argv": argv, "env": env}))
     monkeypatch.setattr(sys, "argv", ["/usr/bin/tortie", "agent", "--node", "n1"])
     process.become_agent(options, "warning")
