@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from agent.cli.client import ask
 from agent.kubernetes import permissions
 from agent.objects.kinds import OWN_NAMESPACE
 from agent.objects.node_routing_status import HEARTBEAT_S
-from agent.report import ConditionReport, StatusReport
+from agent.report import ConditionReport, PeerReport, StatusReport
 from tests.kubernetes.cluster import ApiError, Cluster
 from tests.kubernetes.node import WHY_NOT, AgentNode, until
 from tests.kubernetes.rights import granted
@@ -36,6 +37,17 @@ PEER_PROFILE = {
     "kind": "BGPNodeProfile",
     "metadata": {"name": "test"},
     "spec": {"localASN": 65007},
+}
+
+WITH_PASSWORD = {
+    "apiVersion": "tortie.dev/v1alpha1",
+    "kind": "BGPPeer",
+    "metadata": {"name": "with-password"},
+    "spec": {
+        "peer": {"address": "172.16.9.9"},
+        "peerASN": 65100,
+        "passwordSecretRef": {"name": "bgp", "key": "tor"},
+    },
 }
 
 
@@ -181,18 +193,8 @@ def test_it_asks_for_what_it_is_granted_and_is_granted_what_it_asks_for(node: Ag
     token = node.cluster.token(OWN_NAMESPACE, "exact")
     roles = granted("exact", "exact", permissions.CLUSTER)
     roles += granted("exact", "exact", permissions.OWN_NAMESPACE, OWN_NAMESPACE)
-    peer = {
-        "apiVersion": "tortie.dev/v1alpha1",
-        "kind": "BGPPeer",
-        "metadata": {"name": "with-password"},
-        "spec": {
-            "peer": {"address": "172.16.9.9"},
-            "peerASN": 65100,
-            "passwordSecretRef": {"name": "bgp", "key": "tor"},
-        },
-    }
     rival = PEER_PROFILE | {"metadata": {"name": "younger"}, "spec": {"localASN": 65009}}
-    node.cluster.apply(*roles, node.manifest(), peer, PEER_PROFILE, rival)
+    node.cluster.apply(*roles, node.manifest(), WITH_PASSWORD, PEER_PROFILE, rival)
     node.start(token)
     user = f"system:serviceaccount:{OWN_NAMESPACE}:exact"
     rights = {
@@ -212,7 +214,7 @@ def test_it_asks_for_what_it_is_granted_and_is_granted_what_it_asks_for(node: Ag
         # The session is down: the node's condition is not cleared.
         session = {("list", "", "nodes"), ("patch", "", "nodes/status")}
         until(lambda: asked() | spared | created | session >= rights, lambda: rights - asked() - spared)
-        node.cluster.delete(peer)
+        node.cluster.delete(WITH_PASSWORD)
         until(lambda: asked() | spared | created >= rights, lambda: rights - asked() - spared)
         assert asked() <= rights
         named = {call.name for call in node.cluster.calls(user) if call.resource == "secrets"}
@@ -220,7 +222,7 @@ def test_it_asks_for_what_it_is_granted_and_is_granted_what_it_asks_for(node: Ag
         refused = [each for each in node.events() if "unwritten" in each["event"] or "unreadable" in each["event"]]
         assert refused == []
     finally:
-        node.cluster.delete(*roles, peer, PEER_PROFILE, rival)
+        node.cluster.delete(*roles, WITH_PASSWORD, PEER_PROFILE, rival)
 
 
 def test_a_kind_that_may_not_be_read_keeps_policy_back_and_nothing_else(node: AgentNode) -> None:
@@ -238,6 +240,56 @@ def test_a_kind_that_may_not_be_read_keeps_policy_back_and_nothing_else(node: Ag
         assert "networkpolicies.networking.k8s.io is forbidden" in unreadable.message
 
         node.cluster.apply(*granted("lacking", "lacking", permissions.CLUSTER))
+        node.until(lambda status: status.ready, "ready")
+    finally:
+        node.cluster.delete(*roles)
+
+
+def test_secrets_that_may_not_be_read_keep_the_session_that_names_one_down_and_nothing_else(node: AgentNode) -> None:
+    token = node.cluster.token(OWN_NAMESPACE, "secretless")
+    roles = granted("secretless", "secretless", permissions.CLUSTER)
+    more = granted("secretless", "secretless", permissions.OWN_NAMESPACE, OWN_NAMESPACE)
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "bgp", "namespace": OWN_NAMESPACE},
+        "stringData": {"tor": "correct-horse"},
+    }
+    node.cluster.apply(*roles, node.manifest(), secret, WITH_PASSWORD)
+    node.start(token)
+    try:
+        node.until_in_force()
+
+        def reason() -> str:
+            (peer,) = ask(node.run_dir / "agent.sock", "peers", list[PeerReport])
+            return peer.reason
+
+        until(lambda: reason() == "Secret bgp does not exist", reason)
+        status = node.until(lambda status: "ObjectsUnreadable" in types(status), "says why")
+        (unreadable,) = [each for each in status.conditions if each.type == "ObjectsUnreadable"]
+        assert "Secret bgp: 403 Forbidden: secrets" in unreadable.message
+        assert status.policy.in_kernel
+
+        node.cluster.apply(*more)
+        until(lambda: "Secret" not in reason(), reason)
+    finally:
+        node.cluster.delete(*roles, *more, secret, WITH_PASSWORD)
+
+
+def test_a_kind_of_ours_that_may_not_be_read_leaves_the_kernel_as_it_is(node: AgentNode) -> None:
+    token = node.cluster.token(OWN_NAMESPACE, "peerless")
+    ours = [rule for rule in permissions.CLUSTER if rule.group == "tortie.dev" and "bgppeers" in rule.resources]
+    lacking = [rule for rule in permissions.CLUSTER if rule not in ours]
+    lacking += [rule._replace(resources=tuple(set(rule.resources) - {"bgppeers"})) for rule in ours]
+    roles = granted("peerless", "peerless", lacking)
+    node.cluster.apply(*roles, node.manifest())
+    node.start(token)
+    try:
+        status = node.until(lambda status: "bgppeers.tortie.dev is forbidden" in str(status.conditions), "says so")
+        assert not status.ready
+        assert node.routes() == ""
+
+        node.cluster.apply(*granted("peerless", "peerless", permissions.CLUSTER))
         node.until(lambda status: status.ready, "ready")
     finally:
         node.cluster.delete(*roles)
