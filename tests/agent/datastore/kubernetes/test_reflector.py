@@ -137,6 +137,9 @@ async def test_a_watch_that_ends_goes_on_from_the_last_version(world: World) -> 
     ]
     await follow(world, "=", "+a", "+b")
     assert [query.get("resourceVersion") for query in world.server.queries] == [None, "12", "30"]
+    assert {query["allowWatchBookmarks"] for query in world.server.queries} == {"true"}
+    low, high = module.WATCH_S
+    assert all(low <= int(query["timeoutSeconds"]) <= high for query in world.server.queries), "not all nodes at once"
 
 
 async def test_a_list_that_breaks_off_names_nothing_as_gone(world: World) -> None:
