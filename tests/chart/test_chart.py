@@ -274,3 +274,8 @@ def test_notes_say_what_to_look_at() -> None:
     assert "kubectl get bgppeers,noderoutingstatuses" in notes
     assert "helm uninstall" not in notes
     assert "helm uninstall tortie -n tortie-system" in render({"cleanup": True})["NOTES.txt"]
+
+
+def test_notes_say_that_the_image_is_yours_to_push() -> None:
+    assert f"localhost/tortie:{__version__} is pulled from nowhere" in render()["NOTES.txt"]
+    assert "pulled from nowhere" not in render(VALUE_SETS["everything"])["NOTES.txt"]
