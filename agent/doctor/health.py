@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -12,6 +13,7 @@ from agent import __version__
 from agent.clusterreport import ClusterReport
 from agent.cni import hostlocal
 from agent.cni.conflist import NETWORK
+from agent.cni.leases import Lease
 from agent.doctor import Check, Finding, Level, LookError, Patient
 from agent.report import StatusReport
 from inet.prefix import Family, Prefix, parse_address
@@ -201,12 +203,23 @@ class Pool(NamedTuple):
 
 
 async def gather_pools(patient: Patient) -> list[Pool]:
-    """Count host-local's files; none where it gives no addresses on this node."""
+    """Count host-local's files, which are where the CNI configuration says; none where the agent serves no runtime."""
     cluster = await gather_cluster(patient)
-    book = patient.root / "var/lib/cni/networks" / NETWORK
-    if not await asyncio.to_thread(book.is_dir):
+    conflist = patient.status.cni.conflist if patient.status else ""
+    if not conflist:
         return []
-    taken = [Prefix.of_host(parse_address(lease.name)) for lease in await asyncio.to_thread(hostlocal.read, book)]
+
+    def leases() -> list[Lease]:
+        try:
+            plugins = json.loads((patient.root / conflist.lstrip("/")).read_text(encoding="utf-8"))["plugins"]
+            (data,) = (each["ipam"]["dataDir"] for each in plugins if "ipam" in each)
+        except (ValueError, KeyError, TypeError):
+            raise LookError(
+                f"{conflist} is not as the agent writes it: where addresses are kept is not known"
+            ) from None
+        return hostlocal.read(patient.root / data.lstrip("/") / NETWORK)
+
+    taken = [Prefix.of_host(parse_address(lease.name)) for lease in await asyncio.to_thread(leases)]
     cidrs = [Prefix.parse(cidr) for node in cluster.nodes if node.name == cluster.node for cidr in node.pod_cidrs]
     return [Pool(str(cidr), sum(map(cidr.contains, taken)), _room(cidr)) for cidr in cidrs]
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from agent.clusterreport import ClusterReport, NodeReport
+from agent.cni import conflist
 from agent.doctor import Level, LookError
 from agent.doctor.health import (
     AgentFacts,
@@ -19,7 +20,8 @@ from agent.doctor.health import (
     judge_pod_cidrs,
     judge_pools,
 )
-from agent.report import ConditionReport, NetworkReport, StatusReport, TunnelReport
+from agent.report import CniReport, ConditionReport, NetworkReport, StatusReport, TunnelReport
+from inet.prefix import Prefix
 from tests.agent.doctor.patients import N1, N2, STATUS, cluster, patient
 
 READY = ConditionReport("Ready", "True", "InSync", "4 of 4 sessions established")
@@ -177,14 +179,22 @@ async def test_without_nodes_nothing_is_claimed_of_them() -> None:
         await gather_cluster(patient())
 
 
-async def test_addresses_that_pods_have_are_counted_by_pod_cidr(tmp_path: Path) -> None:
+async def test_addresses_that_pods_have_are_counted_by_pod_cidr_where_the_configuration_says(tmp_path: Path) -> None:
     facts = cluster(NodeReport("n1", ("10.42.1.0/29", "fd42:0:0:1::/125"), ()), N2)
-    assert await gather_pools(patient(facts, tmp_path)) == [], "host-local gives no addresses here"
-    book = tmp_path / "var/lib/cni/networks/tortie"
+    assert await gather_pools(patient(facts, tmp_path)) == [], "no agent, or one that serves no runtime"
+    book = tmp_path / "data/networks/tortie"
     book.mkdir(parents=True)
     for name in ("10.42.1.2", "10.42.1.3", "10.42.9.9", "fd42:0:0:1::2", "lock", "last_reserved_ip.0"):
         (book / name).write_text("a\neth0")
-    assert await gather_pools(patient(facts, tmp_path)) == [Pool("10.42.1.0/29", 2, 5), Pool("fd42:0:0:1::/125", 1, 6)]
+    cidrs = [Prefix.parse("10.42.1.0/29")]
+    said = conflist.render(cidrs, mtu=1500, socket=Path("/s"), data_dir=Path("/data/networks"), timeout_s=10.0)
+    (tmp_path / "10-tortie.conflist").write_bytes(said)
+    serving = status(cni=CniReport(conflist="/10-tortie.conflist", pods=3))
+    found = await gather_pools(patient(facts, tmp_path, status=serving))
+    assert found == [Pool("10.42.1.0/29", 2, 5), Pool("fd42:0:0:1::/125", 1, 6)]
+    (tmp_path / "10-tortie.conflist").write_text("{}")
+    with pytest.raises(LookError, match="not as the agent writes it"):
+        await gather_pools(patient(facts, tmp_path, status=serving))
 
 
 @pytest.mark.parametrize(("taken", "level"), [(200, Level.OK), (228, Level.WARN), (253, Level.FAIL)])
