@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -200,11 +200,11 @@ class _Node:
         processes.until_quiet(agent)
         agent_cpu = processes.cpu_s(agent) - before
         self._run("DEL", pods, _DELETED_AT_A_TIME, own=own)
-        whole = sorted(each["whole"] * 1000 for each in took)
-        figures = {("whole, p50", "ms"): statistics.median(whole), WHOLE: _p99(whole)}
+        whole = [each["whole"] * 1000 for each in took]
+        figures = {("whole, p50", "ms"): statistics.median(whole), WHOLE: p99(whole)}
         if own:
-            part = sorted(each["own"] * 1000 for each in took)
-            figures |= {("our plugin, p50", "ms"): statistics.median(part), OWN_PART: _p99(part)}
+            part = [each["own"] * 1000 for each in took]
+            figures |= {("our plugin, p50", "ms"): statistics.median(part), OWN_PART: p99(part)}
             figures[_cpu("our plugin")] = 1000 * statistics.mean(each["own_cpu"] for each in took)
         figures[_cpu("agent")] = 1000 * agent_cpu / len(pods)
         figures[_cpu("other plugins")] = 1000 * statistics.mean(each["other_cpu"] for each in took)
@@ -236,8 +236,10 @@ def _cpu(of: str) -> tuple[str, str]:
     return f"CPU of {of}, for each ADD", "ms"
 
 
-def _p99(values: list[float]) -> float:
-    return values[min(len(values) - 1, round(0.99 * len(values)) - 1)]
+def p99(values: Iterable[float]) -> float:
+    """Return the value that 99 % do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(0.99 * len(ordered)) - 1)]
 
 
 def _ip(*arguments: str) -> None:

@@ -30,6 +30,7 @@ from bench import (
     kubernetes,
     nat,
     nodes,
+    pods,
     policy,
     policy_flood,
     policy_packets,
@@ -65,9 +66,6 @@ def _targets() -> dict[Line, float]:
         at_most(nat.MOST_FIRST_US, nat.NAME, nat.case_name(family), nat.FIRST)
     at_most(110, idle.NAME, idle.case_name(4), idle.MEMORY)
     at_most(0.5, idle.NAME, idle.case_name(4), idle.CPU)
-    for case in cni.CASES:
-        at_most(cni.MOST_WHOLE_MS, cni.NAME, case, cni.WHOLE)
-        at_most(cni.MOST_OWN_MS, cni.NAME, case, cni.OWN_PART)
     for (case, quantity), limit in encapsulation.LIMITS.items():
         at_most(limit, encapsulation.NAME, case, quantity)
     for case, (_, graceful) in restart.CASES.items():
@@ -82,6 +80,15 @@ def _targets() -> dict[Line, float]:
     at_most(2, kubernetes.NAME, cluster, kubernetes.REQUESTS)
     at_most(150, kubernetes.NAME, cluster, kubernetes.AGENT)
     return targets
+
+
+def _wiring_targets() -> dict[Line, float]:
+    return {
+        Line(name, case, quantity[0]): limit
+        for name, cases in ((cni.NAME, cni.CASES), (pods.NAME, pods.CASES))
+        for case in cases
+        for quantity, limit in ((cni.WHOLE, cni.MOST_WHOLE_MS), (cni.OWN_PART, cni.MOST_OWN_MS))
+    }
 
 
 def _policy_targets() -> dict[Line, float]:
@@ -113,6 +120,7 @@ def _policy_targets() -> dict[Line, float]:
 
 TARGETS: Final[Mapping[Line, float]] = {
     **_targets(),
+    **_wiring_targets(),
     **_policy_targets(),
     **{Line(nodes.NAME, case, quantity): limit for (case, (quantity, _)), limit in nodes.LIMITS.items()},
 }

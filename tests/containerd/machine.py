@@ -228,6 +228,8 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{self._bin}"
 conf_dir = "{self.conf}"
+[debug]
+level = "debug"
 """)
         (self.disk / "cni-cache").mkdir(exist_ok=True)
         script = (
@@ -244,6 +246,12 @@ conf_dir = "{self.conf}"
         ctr = ["ctr", "--address", str(socket), "-n", "k8s.io", "images"]
         if PAUSE not in run(*ctr, "ls", "-q"):
             run(*ctr, "import", "-", stdin=_pause_image())
+
+    @property
+    def containerd_pid(self) -> int:
+        """The process id of containerd, which must run."""
+        assert self._containerd is not None
+        return self._containerd.pid
 
     def kill_containerd(self) -> None:
         """Kill containerd alone: its shims and their pods go on."""
@@ -262,15 +270,20 @@ conf_dir = "{self.conf}"
 
     def crash(self, sandbox: str) -> None:
         """Take away a pod's processes and its network namespace, and tell nobody."""
-        assert self._containerd is not None
         path = self.runtime.netns(sandbox)
         (shim,) = (each for each in self._descendants() if sandbox in _command_line(each))
         for each in (shim, self.runtime.pid(sandbox)):
             os.kill(each, signal.SIGKILL)
-        run("nsenter", "-t", str(self._containerd.pid), "-m", "umount", path)
-        run("nsenter", "-t", str(self._containerd.pid), "-m", "rm", path)
+        run("nsenter", "-t", str(self.containerd_pid), "-m", "umount", path)
+        run("nsenter", "-t", str(self.containerd_pid), "-m", "rm", path)
 
     # The agent
+
+    @property
+    def agent_pid(self) -> int:
+        """The process id of the agent, which must run."""
+        assert self._agent is not None
+        return self._agent.pid
 
     @property
     def agent_runs(self) -> bool:
@@ -391,14 +404,12 @@ conf_dir = "{self.conf}"
 
     def newest_netns(self) -> str:
         """Return the network namespace that containerd made last, by its path there."""
-        assert self._containerd is not None
-        there = f"nsenter -t {self._containerd.pid} -m ls -t /run/netns".split()
+        there = f"nsenter -t {self.containerd_pid} -m ls -t /run/netns".split()
         return f"/run/netns/{run(*there).split()[0]}"
 
     def reaches_from_netns(self, path: str, address: str) -> bool:
         """Return whether an address is reached from a namespace of a pod that has no process yet."""
-        assert self._containerd is not None
-        command = f"nsenter -t {self._containerd.pid} -m nsenter --net={path} ping -c 1 -W 1 {address}"
+        command = f"nsenter -t {self.containerd_pid} -m nsenter --net={path} ping -c 1 -W 1 {address}"
         return subprocess.run(command.split(), capture_output=True, check=False).returncode == 0
 
     def reaches(self, pid: int, address: str, tries: int = 1) -> bool:
