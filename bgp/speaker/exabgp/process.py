@@ -92,6 +92,13 @@ class Child:
         self._reloaded = asyncio.get_running_loop().create_future()
         return self._reloaded
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether ExaBGP is no more. `wait` may take longer: its bridge holds the log open until it ends, too."""
+        with contextlib.suppress(ChildProcessError):  # it has been waited for
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return True
+
     async def wait(self) -> str:
         """Wait for the end; return what is known of it."""
         code = await self._process.wait()

@@ -220,8 +220,7 @@ class ExaBGPSpeaker:
         finally:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
-        self._link = self._linked.result()
-        await self._link.ask(["version"], _START_S)
+        await self._linked.result().ask(["version"], _START_S)
 
     async def _serve(self) -> str:
         """Run the process until it is lost; return why."""
@@ -233,8 +232,8 @@ class ExaBGPSpeaker:
             await asyncio.wait((ended, conductor, self._link.lost), return_when=asyncio.FIRST_COMPLETED)
             # A bridge that is gone may be the first sign of an ExaBGP that is: its last words say more.
             await asyncio.wait((ended,), timeout=0.1)
-            if ended.done():
-                return ended.result()
+            if ended.done() or self._child.has_ended:
+                return await ended
             if conductor.done():
                 conductor.result()
             return self._link.lost.result()
@@ -261,6 +260,7 @@ class ExaBGPSpeaker:
         if self._linked is None or self._linked.done():
             link.close()  # a bridge of a process that is gone already
         else:
+            self._link = link  # now, not when `_launch` has its turn: sessions may be told of by then
             self._linked.set_result(link)
 
     def _deliver(self, event: Event) -> None:

@@ -47,6 +47,10 @@ class ExaBGP:
         self._task = asyncio.create_task(self._run())
         self.writer: asyncio.StreamWriter | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        return self.ended.done()
+
     def expect_reload(self) -> asyncio.Future[bool]:
         self._reloaded = asyncio.get_running_loop().create_future()
         return self._reloaded
@@ -84,6 +88,7 @@ class ExaBGP:
             return
         socket = self._file.with_name("exabgp.sock")
         reader, self.writer = await asyncio.open_unix_connection(socket)
+        self._stage.begins(self)
         while line := (await reader.readline()).decode("ascii").strip():
             self.told.append(line)
             if not self.is_deaf:
@@ -110,6 +115,7 @@ class Stage:
         self.lives: list[ExaBGP] = []
         self.last_words = ""
         self.never_calls = False
+        self.begins: Callable[[ExaBGP], None] = lambda _life: None
         self.takes_over: Callable[[], bool] = lambda: True
         self.shows: Callable[[list[dict[str, Any]]], object] = lambda neighbours: neighbours
         self.refuses: set[str] = set()

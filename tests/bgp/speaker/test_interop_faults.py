@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import pytest
 
 from bgp.path import AsPath, Attributes
 from bgp.speaker import Event, Secret, SessionDown, SessionUp, SpeakerError, SpeakerLost, Update
-from bgp.speaker.exabgp import ExaBGPSpeaker
+from bgp.speaker.exabgp import ExaBGPSpeaker, bridge, process
 from inet.prefix import Prefix
 from tests.bgp.speaker.lab import Bird, Lab, Listener, configure, run, session, tell, until, watching
 
@@ -49,10 +50,10 @@ def is_alive(pid: int) -> bool:
 
 def processes_of(directory: Path) -> list[int]:
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if str(directory) in (process / "cmdline").read_text():
-                found.append(int(process.name))
+            if str(directory) in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
     return found
 
 
@@ -87,6 +88,23 @@ async def test_a_killed_exabgp_comes_back_and_the_peer_keeps_the_routes_all_alon
     assert absences == []
     assert lost.reason.startswith("ExaBGP killed by SIGKILL")
     assert speaker.health().restarts == 1
+
+
+async def test_an_exabgp_that_was_killed_is_the_reason_however_long_its_bridge_takes_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_end = "    import time\n    time.sleep(2)  # its socket is closed\n"
+    (tmp_path / "bridge.py").write_text(inspect.getsource(bridge) + slow_end)
+    command = [sys.executable, "-I", "-S", str(tmp_path / "bridge.py"), str(tmp_path / "run" / "exabgp.sock")]
+    monkeypatch.setattr(process, "bridge_command", lambda _socket: command)
+    speaker = ExaBGPSpeaker(tmp_path / "run")
+    await speaker.start()
+    listener = Listener(speaker)
+    os.kill(pid_of(speaker), signal.SIGKILL)
+    lost = await listener.until(SpeakerLost)
+    assert lost.reason.startswith("ExaBGP killed by SIGKILL")
+    await listener.close()
+    await speaker.stop(graceful=True)
 
 
 async def test_without_graceful_restart_the_same_test_sees_the_routes_go(

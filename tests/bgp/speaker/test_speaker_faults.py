@@ -13,7 +13,7 @@ from bgp.speaker import Session, SessionUp, SpeakerLost
 from bgp.speaker.exabgp import ExaBGPSpeaker, speaker
 from inet.prefix import Family
 from tests.bgp.speaker.lab import Listener, until
-from tests.bgp.speaker.scripted import OTHER, PREFIXES, V4, Stage, configured, path, told
+from tests.bgp.speaker.scripted import OTHER, PREFIXES, V4, ExaBGP, Stage, configured, path, told
 
 
 async def test_a_process_that_ends_is_started_anew_and_everything_is_said_again(
@@ -49,6 +49,24 @@ async def test_why_it_is_not_there_is_told_until_it_is(
     monkeypatch.setattr(speaker, "_START_S", 20.0)
     await until(lambda: made.health().running, "it is back")
     assert made.health().last_error == ""
+
+
+async def test_a_session_may_be_told_of_by_the_first_words_of_a_life_and_lost_with_the_next(
+    made: ExaBGPSpeaker, stage: Stage, heard: Listener, session: Session
+) -> None:
+    def begin(life: ExaBGP) -> None:
+        life.up(session)
+        if len(stage.lives) == 2:
+            life.end("ExaBGP killed by SIGSEGV")
+
+    running: list[bool] = []
+    heard.react = lambda event: running.append(made.health().running) if isinstance(event, SessionUp) else None
+    await configured(made, session)
+    stage.begins = begin
+    stage.life.end("ExaBGP killed by SIGKILL")
+    await heard.until(SessionUp, count=2)
+    assert [type(event) for event in heard.heard] == [SpeakerLost, SessionUp, SpeakerLost, SessionUp]
+    assert running == [True, True]
 
 
 @pytest.mark.parametrize("healthy_s", [60.0, -1.0], ids=["at once", "after a long life"])
