@@ -40,7 +40,7 @@ from agent.report import (
 )
 
 if TYPE_CHECKING:
-    from agent.objects.node_routing_status import NodeRoutingStatus
+    from agent.objects.node_routing_status import Condition, NodeRoutingStatus
 
 T = TypeVar("T")
 routes = typer.Typer(no_args_is_help=True, help="Routes: heard from peers, told to them, in the kernel, and why.")
@@ -80,8 +80,17 @@ def _summary_of_record(record: NodeRoutingStatus) -> NodeSummary:
         routes_installed=said.routes.installed,
         routes_refused=said.routes.refused,
         drain=said.drain.state if said.drain else "",
-        note="; ".join(f"{each.reason}: {each.message}" for each in said.conditions if (each.type == "Ready") != ready),
+        note="; ".join(
+            f"{each.reason}: {each.message}" for each in said.conditions if _is_notable(each, is_ready=ready)
+        ),
     )
+
+
+def _is_notable(condition: Condition, *, is_ready: bool) -> bool:
+    """Whether a condition is worth a note: of a node that is not ready why, of others what is not as it should be."""
+    if condition.type in {"Ready", "ObjectsAccepted"}:
+        return condition.status != "True" and (condition.type == "Ready" or is_ready)
+    return condition.status == "True" and is_ready
 
 
 def _show_summaries(answers: Sequence[tuple[str, NodeSummary]]) -> None:

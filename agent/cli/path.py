@@ -24,7 +24,7 @@ from agent.cli.everywhere import (
 )
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, fail, print_json
 from agent.cli.policy import FamilyName
-from agent.pathreport import Fact, Journey, NodeFacts, Stage
+from agent.pathreport import End, Fact, Journey, NodeFacts, Stage
 
 if TYPE_CHECKING:
     from agent.fleet import Fleet
@@ -139,10 +139,46 @@ class _Asked:
         name = self._where.node or await self._node_of_an_end()
         if not name:
             fail(reason)
-        found = await self.other(name)
+        found = await self._by_address(name, await self.other(name))
         if isinstance(found, str):
             fail(f"{name}: {found}")
         return found
+
+    async def _by_address(self, name: str, found: NodeFacts | str) -> NodeFacts | str:
+        """Ask again with an address for each pod that is not known there, and say whose it is.
+
+        An agent knows pods of other nodes only while some policy speaks of pods.
+        """
+        pods: dict[str, End] = {}
+        while isinstance(found, str):
+            resolved = await self._resolved(found)
+            if not resolved:
+                return found
+            pods |= resolved
+            found = await self.other(name)
+        return msgspec.structs.replace(found, **pods)
+
+    async def _resolved(self, complaint: str) -> dict[str, End]:
+        """Put an address into the question for the pod that an agent does not know; return what the pod is."""
+        from agent.fleet import FleetError
+
+        fleet = await self._open()
+        words = [word.strip(",") for word in complaint.split()] if complaint.startswith("there is no pod") else []
+        try:
+            for key, part in (("from", "source"), ("to", "destination")):
+                end = self.question[key]
+                if fleet is not None and end in words:
+                    found = [address for address in await fleet.addresses_of(end) if self._is_wanted(address)]
+                    if found:
+                        self.question[key] = found[0]
+                        return {part: End(found[0], "Pod", end, await fleet.node_of(end))}
+        except FleetError as error:
+            fail(str(error))
+        return {}
+
+    def _is_wanted(self, address: str) -> bool:
+        family = self.question["family"]
+        return not family or (":" in address) == (family == FamilyName.IPV6)
 
     async def other(self, node: str) -> NodeFacts | str:
         """Return what another node knows, or why it could not be asked."""

@@ -63,6 +63,9 @@ class Fleet(Protocol):
     async def node_of(self, end: str) -> str:
         """Return the node that a pod is on (NAMESPACE/NAME or NAME), empty if nobody knows. Raises FleetError."""
 
+    async def addresses_of(self, end: str) -> Sequence[str]:
+        """Return the addresses of a pod (NAMESPACE/NAME or NAME), none if nobody knows. Raises FleetError."""
+
     async def recorded(self) -> Sequence[Record] | None:
         """Return what the agents wrote down of themselves; None where they do not. Raises FleetError."""
 

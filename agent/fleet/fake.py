@@ -8,15 +8,19 @@ from agent.fleet import FleetError, NodeUnreachableError, Outcome, Record
 
 
 class FakeFleet:
-    """See `agent.fleet.Fleet`. `answers` has what each node says to whatever it is asked, or why it cannot be."""
+    """See `agent.fleet.Fleet`. `answers` has what each node says to whatever it is asked, or why it cannot be.
+
+    Several answers of one node are given one after the other, the last one again and again.
+    """
 
     name = "fake cluster"
 
     def __init__(
         self,
-        answers: Mapping[str, Outcome | str],
+        answers: Mapping[str, Outcome | str | list[Outcome]],
         *,
         pods: Mapping[str, str] | None = None,
+        addresses: Mapping[str, Sequence[str]] | None = None,
         recorded: Sequence[Record] | None = None,
     ) -> None:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
@@ -24,6 +28,7 @@ class FakeFleet:
         self.is_closed = False
         self._answers = answers
         self._pods = pods or {}
+        self._addresses = addresses or {}
         self._recorded = recorded
 
     async def nodes(self) -> Mapping[str, str]:
@@ -36,6 +41,11 @@ class FakeFleet:
         self._check()
         return self._pods.get(end, "")
 
+    async def addresses_of(self, end: str) -> Sequence[str]:
+        """Return the addresses of a pod."""
+        self._check()
+        return self._addresses.get(end, ())
+
     async def recorded(self) -> Sequence[Record] | None:
         """Return what was given."""
         self._check()
@@ -47,6 +57,8 @@ class FakeFleet:
         answer = self._answers.get(node, "there is no such node")
         if isinstance(answer, str):
             raise NodeUnreachableError(answer)
+        if isinstance(answer, list):
+            return answer.pop(0) if len(answer) > 1 else answer[0]
         return answer
 
     async def close(self) -> None:

@@ -42,8 +42,13 @@ class _PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     node_name: str = ""
 
 
+class _PodAddress(msgspec.Struct, frozen=True):
+    ip: str = ""
+
+
 class _PodStatus(msgspec.Struct, frozen=True):
     phase: str = ""
+    addresses: list[_PodAddress] = msgspec.field(name="podIPs", default_factory=list)
 
 
 class _Node(msgspec.Struct, frozen=True):
@@ -107,12 +112,20 @@ class KubernetesFleet:
 
     async def node_of(self, end: str) -> str:
         """Return the node of a pod, by NAMESPACE/NAME, NAME or address; of several of a name, of none."""
+        nodes = {pod.spec.node_name for pod in await self._pods_called(end)}
+        return nodes.pop() if len(nodes) == 1 else ""
+
+    async def addresses_of(self, end: str) -> Sequence[str]:
+        """Return the addresses of a pod, found as by `node_of`; of several of a name, none."""
+        pods = await self._pods_called(end)
+        return [each.ip for each in pods[0].status.addresses] if len(pods) == 1 else []
+
+    async def _pods_called(self, end: str) -> list[_Pod]:
         namespace, _, name = end.rpartition("/")
         is_address = ":" in end or end.replace(".", "").isdecimal()
         field = f"status.podIP={end}" if is_address else f"metadata.name={name}"
         request = Request("list", _PODS, namespace, query={"fieldSelector": f"{field},status.phase=Running"})
-        nodes = {pod.spec.node_name async for page in self._pages(request, _Pods) for pod in page.items}
-        return nodes.pop() if len(nodes) == 1 else ""
+        return [pod async for page in self._pages(request, _Pods) for pod in page.items]
 
     async def recorded(self) -> Sequence[Record] | None:
         """Return the NodeRoutingStatus of every node."""

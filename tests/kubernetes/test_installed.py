@@ -99,6 +99,32 @@ def test_a_peer_applied_with_kubectl_is_tried_without_any_restart(installed: Ins
     installed.until(lambda: '"172.16.9.1"' not in rows(), "no node has it")
 
 
+def asked(installed: Installed, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `tortie` as an administrator does: a kubeconfig, no agent here."""
+    command = [*installed.inside, str(TORTIE), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=installed.environment)
+
+
+def test_a_way_across_nodes_is_drawn_though_no_agent_knows_both_pods(installed: Installed, family: Family) -> None:
+    """No policy speaks of pods, so that agents read those of their own nodes alone."""
+    for source, destination in (("a", "c"), ("c", "b")):
+        ends = f"default/{source}", f"default/{destination}"
+        done = asked(installed, "path", *ends, f"{PORT}/TCP", "--family", family.label.lower())
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith(ends[0]), done.stdout
+        assert any(line.startswith(PODS[source]) and PODS[destination] in line for line in lines), done.stdout
+        assert any(line.startswith(ends[1]) for line in lines), done.stdout
+
+
+def test_nodes_that_are_well_have_nothing_noted(installed: Installed) -> None:
+    done = asked(installed, "status", "--all-nodes", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert {each["node"]: each["answer"]["note"] for each in json.loads(done.stdout)} == dict.fromkeys(
+        PODS.values(), ""
+    )
+
+
 def test_an_agent_that_is_replaced_costs_no_packet(installed: Installed) -> None:
     pings = [[*installed.kubectl, "exec", "a", "--", "ping", "-i", "0.1", address(installed, "c", family)]
              for family in Family]  # fmt: skip

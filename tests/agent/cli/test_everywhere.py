@@ -51,7 +51,9 @@ def of(node: str, report: PeerReport = PEER) -> list[PeerReport]:
     return [msgspec.structs.replace(report, node=node)]
 
 
-def record(node: str, state: str = "Established", ready: str = "True", age_s: float = 30.0) -> Record:
+def record(
+    node: str, state: str = "Established", ready: str = "True", age_s: float = 30.0, accepted: str = "True"
+) -> Record:
     document = {
         "metadata": {"name": node},
         "status": {
@@ -69,7 +71,15 @@ def record(node: str, state: str = "Established", ready: str = "True", age_s: fl
             ],
             "routes": {"installed": 8, "refused": 0},
             "drain": {"state": "Draining"},
-            "conditions": [{"type": "Ready", "status": ready, "reason": "InSync", "message": "all is well"}],
+            "conditions": [
+                {"type": "Ready", "status": ready, "reason": "InSync", "message": "all is well"},
+                {
+                    "type": "ObjectsAccepted",
+                    "status": accepted,
+                    "reason": "AllInForce" if accepted == "True" else "NotAsWritten",
+                    "message": "" if accepted == "True" else "BGPPeer tor-1: no",
+                },
+            ],
         },
     }
     decoded = KINDS["NodeRoutingStatus"].decode(document)
@@ -155,6 +165,14 @@ def test_what_nodes_wrote_down_is_read_and_nobody_is_asked(world: World) -> None
     assert answers["n3"]["error"] == "no agent pod is there", "what it wrote is of old"
     assert answers["n4"]["error"] == "its agent has written nothing down yet"
     assert fleet.asked == []
+
+
+def test_what_is_noted_of_a_node_is_what_is_not_as_it_should_be(world: World) -> None:
+    records = [record("n1"), record("n2", accepted="False"), record("n3", "Active", "False", accepted="False")]
+    run, _ = world({each.status.name: Outcome(0, b"") for each in records}, recorded=records)
+    _, text = run("status", "--all-nodes", "-o", "json")
+    notes = {each["node"]: each["answer"]["note"] for each in json.loads(text)}
+    assert notes == {"n1": "", "n2": "NotAsWritten: BGPPeer tor-1: no", "n3": "InSync: all is well"}
 
 
 def test_what_a_node_wrote_down_long_ago_is_not_shown_as_if_it_were_so(world: World) -> None:

@@ -117,6 +117,23 @@ def test_an_end_that_the_agent_here_does_not_know_is_looked_for_elsewhere(
     assert [node for node, _ in fleet.asked] == ["n1", "n2"]
 
 
+@pytest.mark.parametrize("name", ["shop/db-0", "db-0"])
+def test_a_pod_that_the_node_of_the_source_does_not_know_is_asked_for_by_its_address(
+    world: Callable[..., tuple[Run, FakeFleet]], name: str
+) -> None:
+    """An agent knows pods of other nodes only while some policy speaks of pods."""
+    unknown = f"tortie: there is no pod {name}" if "/" in name else f"tortie: there is no pod or node {name}, and it is"
+    there = {"n1": [Outcome(2, b"", unknown), said(on_n1(destination=End(B.address)))], "n2": said(on_n2())}
+    pods, addresses = {"shop/front": "n1", name: "n2"}, {name: ("fd42::9", B.address)}
+    run, fleet = world(UnreachableError("no agent here"), there, pods=pods, addresses=addresses)
+    status, text = run("shop/front", name, "5432/TCP", "--family", "ipv4")
+    assert status == 0, text
+    assert [(node, words[-2:]) for node, words in fleet.asked] == [
+        ("n1", (name, "5432/TCP")), ("n1", (B.address, "5432/TCP")), ("n2", (B.address, "5432/TCP"))
+    ]  # fmt: skip
+    assert text.splitlines()[-1].startswith(name)
+
+
 def test_an_end_that_nobody_knows_is_an_error(world: Callable[..., tuple[Run, FakeFleet]]) -> None:
     refused = Outcome(2, b"", "tortie: there is no pod shop/nobody")
     run, _ = world(RefusedError("there is no pod shop/nobody"), {"n1": refused})

@@ -93,6 +93,18 @@ async def test_a_name_that_pods_of_two_nodes_have_is_no_answer() -> None:
     assert await cluster.fleet.node_of("web") == ""
 
 
+async def test_addresses_of_a_pod_are_those_of_the_only_one_of_its_name() -> None:
+    cluster = Cluster()
+    found = pod("web", "n1")
+    found["status"]["podIPs"] = [{"ip": "10.42.1.9"}, {"ip": "fd42::9"}]
+    cluster.found = [found]
+    assert await cluster.fleet.addresses_of("shop/web") == ["10.42.1.9", "fd42::9"]
+    cluster.found = [found, pod("web", "n2")]
+    assert await cluster.fleet.addresses_of("web") == []
+    cluster.found = [pod("web", "n1")]
+    assert await cluster.fleet.addresses_of("web") == []
+
+
 async def test_a_status_of_another_version_is_left_out() -> None:
     cluster = Cluster()
     cluster.statuses = [
