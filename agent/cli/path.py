@@ -113,6 +113,12 @@ def _named(facts: NodeFacts, first: NodeFacts) -> NodeFacts:
     return msgspec.structs.replace(facts, **ends)
 
 
+_ELSEWHERE: Final = (
+    "; of another node's the agent knows the address alone, unless a policy speaks of pods: "
+    "give that, or run tortie where you have a kubeconfig"
+)
+
+
 class _Asked:
     """Whoever can be asked: the agent here, and a cluster or lab where there is one."""
 
@@ -138,7 +144,7 @@ class _Asked:
             reason = ""
         name = self._where.node or await self._node_of_an_end()
         if not name:
-            fail(reason)
+            fail(reason + (_ELSEWHERE if reason.startswith("there is no pod") else ""))
         found = await self._by_address(name, await self.other(name))
         if isinstance(found, str):
             fail(f"{name}: {found}")
