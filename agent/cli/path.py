@@ -23,7 +23,7 @@ from agent.cli.everywhere import (
     open_fleet,
 )
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, fail, print_json
-from agent.cli.policy import FamilyName
+from agent.cli.policy import FamilyName, with_hint
 from agent.pathreport import End, Fact, Journey, NodeFacts, Stage
 
 if TYPE_CHECKING:
@@ -113,12 +113,6 @@ def _named(facts: NodeFacts, first: NodeFacts) -> NodeFacts:
     return msgspec.structs.replace(facts, **ends)
 
 
-_ELSEWHERE: Final = (
-    "; of another node's the agent knows the address alone, unless a policy speaks of pods: "
-    "give that, or run tortie where you have a kubeconfig"
-)
-
-
 class _Asked:
     """Whoever can be asked: the agent here, and a cluster or lab where there is one."""
 
@@ -144,7 +138,7 @@ class _Asked:
             reason = ""
         name = self._where.node or await self._node_of_an_end()
         if not name:
-            fail(reason + (_ELSEWHERE if reason.startswith("there is no pod") else ""))
+            fail(with_hint(reason))
         found = await self._by_address(name, await self.other(name))
         if isinstance(found, str):
             fail(f"{name}: {found}")

@@ -169,7 +169,15 @@ def _ask_agent(source: str, destination: str, port: str, family: FamilyName | No
     try:
         return ask(socket_path(socket), "policy/explain", Explanation, **query)
     except (UnreachableError, RefusedError) as error:
-        fail(str(error))
+        fail(with_hint(str(error)))
+
+
+def with_hint(reason: str) -> str:
+    """Add to what an agent says of a pod it does not know why that may be."""
+    if not reason.startswith("there is no pod"):
+        return reason
+    why = "of another node's the agent knows the address alone, unless a policy speaks of pods"
+    return f"{reason}; {why}: give that, or draw tortie path where you have a kubeconfig"
 
 
 @app.command("compile")

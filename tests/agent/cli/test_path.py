@@ -141,7 +141,7 @@ def test_an_end_that_nobody_knows_is_an_error(world: Callable[..., tuple[Run, Fa
     run, _ = world(RefusedError("there is no pod shop/nobody"))
     status, text = run("shop/nobody", "shop/db-0")
     assert (status, text.partition(";")[0]) == (2, "tortie: there is no pod shop/nobody")
-    assert "or run tortie where you have a kubeconfig" in text
+    assert "knows the address alone, unless a policy speaks of pods" in text
 
 
 def test_names_that_only_the_first_node_knows_stay(world: Callable[..., tuple[Run, FakeFleet]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from agent.cli.client import RefusedError
 from agent.cli.main import app
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "policies"
@@ -247,3 +248,13 @@ def test_pods_that_no_policy_selects_are_found(tmp_path: Path) -> None:
         ("ops", "probe"),
     ]
     assert found[0]["message"] == "no policy selects it: everything to and from it is allowed"
+
+
+def test_a_pod_that_an_agent_does_not_know_may_be_another_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: str) -> None:
+        raise RefusedError("there is no pod shop/db-0")
+
+    monkeypatch.setattr("agent.cli.client.ask", refuse)
+    done = tortie("explain", "shop/front", "shop/db-0", "80/TCP")
+    assert done.exit_code == 2
+    assert "there is no pod shop/db-0; of another node's the agent knows the address alone" in done.output
