@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import traceback
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from types import FrameType
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +18,20 @@ from felix.nft.library import Library, LibraryError
 from inet.prefix import Family
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import Cluster
+
+FRAMES_NOTED: Final = 3
+"""asyncio's debug mode notes with every task, future and call the whole stack that it was made on, pytest's below it:
+up to two thirds of a test's time. The last frames say who it was."""
+
+_walk_stack = traceback.walk_stack
+
+
+def _walk_up_to_who_it_was(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+    is_noted = frame is not None and frame.f_code.co_filename.startswith(asyncio.__path__[0])
+    return islice(_walk_stack(frame), FRAMES_NOTED if is_noted else None)
+
+
+traceback.walk_stack = _walk_up_to_who_it_was
 
 # How long an example takes is the machine's affair, too.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -362,6 +362,7 @@ class TestKernel:
             pods.ip(None, f"route replace {pod}/{family.bits} dev h2")
             while self.fate(ours, theirs, outside) != "spoofed":
                 assert time.monotonic() < deadline
+                time.sleep(0.2)  # between two looks, of which each lists the table twice
             assert self.fate(spoofing, theirs, outside) == ""
             monitor.terminate()
         assert "inet tortie" not in heard.read_text(), "nobody hears of what the kernel remembers"
