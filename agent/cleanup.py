@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from agent.cni import conflist, install
-from felix import sysctl, traces
+from agent.cni import conflist, hostlocal, install
+from felix import podinterfaces, sysctl, traces
 from felix.sysctl import Sysctls
 from felix.traces import Trace, Traces
 from policy.nftskeleton import POD_INTERFACE_GROUP
@@ -79,10 +79,11 @@ class Survey:
 async def survey(places: Places) -> Survey:
     """Look for it. Changes nothing. Raises OSError."""
     changed = Sysctls(places.run_dir / sysctl.FILE_NAME).changed()
+    reached = await podinterfaces.host_route_addresses()
     return Survey(
         await traces.find(POD_INTERFACE_GROUP),
         {name: change.before for name, change in changed.items()},
-        tuple(await asyncio.to_thread(lambda: list(_files(places)))),
+        tuple(await asyncio.to_thread(lambda: list(_files(places, reached)))),
     )
 
 
@@ -116,14 +117,27 @@ def _item(trace: Trace) -> Item:
     return Item(trace.kind, trace.name)
 
 
-def _files(places: Places) -> Iterator[Path]:
+def _files(places: Places, reached: Collection[bytes]) -> Iterator[Path]:
     paths = [
         places.cni_conf_dir / conflist.FILE_NAME,
         *_plugins(places.cni_bin_dir),
-        places.cni_state_dir / conflist.NETWORK,
+        *_book(places.cni_state_dir / conflist.NETWORK, reached),
         *(places.run_dir / name for name in _RUN_FILES),
     ]
     return (path for path in paths if path.exists() or path.is_symlink())
+
+
+def _book(directory: Path, reached: Collection[bytes]) -> Iterator[Path]:
+    """Yield host-local's book whole, or, while pods have addresses of it, what is written there of others.
+
+    Such pods live on, and keep their addresses if Tortie comes back: without the book a new pod would be given one too.
+    """
+    leases = hostlocal.read(directory)
+    free = [lease for lease in leases if lease.address not in reached]
+    if len(free) == len(leases):
+        yield directory
+    else:
+        yield from (directory / lease.name for lease in free)
 
 
 def _plugins(directory: Path) -> Iterator[Path]:

@@ -88,7 +88,7 @@ def add_ours(places: Places) -> None:
     record = {"tortie-cni": hashlib.sha256(b"plugin").hexdigest(), "portmap": "0" * 64, "../run/other": "0"}
     (places.cni_bin_dir / install.RECORD_NAME).write_bytes(msgspec.json.encode(record))
     (places.cni_state_dir / conflist.NETWORK).mkdir()
-    (places.cni_state_dir / conflist.NETWORK / "10.64.1.11").write_text("container")
+    (places.cni_state_dir / conflist.NETWORK / "10.77.9.9").write_text("container")
     (places.run_dir / "drain.json").write_text("{}")
     settings = [Setting("ipv4/conf/u0/rp_filter", "2"), Setting("ipv4/conf/u1/rp_filter", "2")]
     Sysctls(places.run_dir / FILE_NAME).apply(settings)
@@ -135,6 +135,26 @@ async def test_every_trace_goes_and_nothing_else(world: World, places: Places) -
     kinds = {item.kind for item in done.removed}
     assert kinds >= {"route", "nexthop", "nexthop group", "table", "device", "mark of a pod's link", "file", "setting"}
     assert world.name
+
+
+async def removed_files(places: Places) -> set[Path]:
+    return {Path(each.name) for each in (await clean(places)).removed if each.kind == "file"}
+
+
+@pytest.mark.usefixtures("world")
+async def test_addresses_of_pods_that_live_on_stay_taken(places: Places) -> None:
+    book = places.cni_state_dir / conflist.NETWORK
+    book.mkdir()
+    alive, gone = ("10.77.9.2", "fd77:9::2"), ("10.77.9.3", "fd77:9::3")
+    for name in (*alive, *gone, "last_reserved_ip.0", "lock"):
+        (book / name).write_text("container")
+    for version, address in zip(("-4", "-6"), alive, strict=True):
+        ip(version, "route", "add", address, "dev", "h0")
+    assert await removed_files(places) == {book / name for name in gone}
+    assert {path.name for path in book.iterdir()} == {*alive, "last_reserved_ip.0", "lock"}
+    for version, address in zip(("-4", "-6"), alive, strict=True):
+        ip(version, "route", "del", address, "dev", "h0")
+    assert await removed_files(places) == {book}
 
 
 @pytest.mark.usefixtures("world")
