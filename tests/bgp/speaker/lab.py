@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bgp.path import AsPath, Attributes, PeerKey
-from bgp.speaker import Event, Session, SpeakerLost
+from bgp.speaker import Event, Session, SessionUp, SpeakerLost
 from bgp.speaker.exabgp import ExaBGPSpeaker
 from felix import namespaces
 from inet.prefix import Family, Prefix
 
 NODE_ASN = 65001
 DEADLINE_S = 60.0
+RESTARTING = "graceful restart on;"  # as BIRD has it
+OURS = "10.42.0.0/24", "fd42::/64"
 
 _E = TypeVar("_E", bound=Event)
 
@@ -280,3 +282,20 @@ async def watching(has: Callable[[str], bool], *prefixes: str) -> AsyncIterator[
         with contextlib.suppress(asyncio.CancelledError):
             await task
         assert looks, "the watch itself must have worked"
+
+
+def pid_of(speaker: ExaBGPSpeaker) -> int:
+    pid = speaker.health().pid
+    assert pid is not None
+    return pid
+
+
+def retell(speaker: ExaBGPSpeaker, listener: Listener, *birds: Bird) -> None:
+    """Announce our prefixes to a BIRD whenever its session comes up, as the agent does."""
+
+    def react(event: Event) -> None:
+        for bird in birds:
+            if isinstance(event, SessionUp) and event.peer == bird.v4:
+                tell(speaker, bird, *OURS)
+
+    listener.react = react
