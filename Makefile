@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster cluster-down cni image test test-cni test-image test-kubernetes lint format bench docs lock clean
+.PHONY: help setup demo cluster cluster-down cni image test test-cni test-image test-kernels test-kubernetes lint format bench docs lock clean
 BIN := .venv/bin
 
 help: ## show this list
@@ -25,9 +25,12 @@ cni: ## build the CNI plugins into cni/bin: tortie-cni and those it is run with,
 image: ## build the container image localhost/tortie:VERSION (needs podman or docker)
 	@scripts/image
 
-test: setup ## every test this machine can run without a Kubernetes API server, containerd or podman
+test: setup ## every test this machine can run by itself: no API server, containerd, podman or other kernel
 	@scripts/cni test
-	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd and not image' --numprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	@$(BIN)/python -m pytest -m 'not kubernetes and not containerd and not image and not other_kernel' --numprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+
+test-kernels: setup ## what this machine's kernel lacks, in a User Mode Linux kernel: three minutes (needs root, umlrun)
+	@$(BIN)/python -m pytest -m other_kernel --numprocesses 2
 
 test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@scripts/cni build || true # without it the tests are skipped, and say so

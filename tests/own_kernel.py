@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,11 @@ _OPTIONS: Final = ("no:cacheprovider", "no:randomly")
 _TIMEOUT_S: Final = 1100
 
 in_own_kernel = pytest.mark.skipif(not _IS_OWN, reason="runs in a kernel of its own, by the first test of this file")
-starts_own_kernel = pytest.mark.skipif(_IS_OWN, reason="this is the kernel of its own")
+
+
+def starts_own_kernel(test: Callable[[], None]) -> Callable[[], None]:
+    """Mark the test of a file that starts the kernel for the others."""
+    return pytest.mark.other_kernel(pytest.mark.skipif(_IS_OWN, reason="this is the kernel of its own")(test))
 
 
 def run_in_own_kernel(file: str) -> None:

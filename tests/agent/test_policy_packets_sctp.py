@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 pytestmark = [
-    pytest.mark.kernel,
+    pytest.mark.other_kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
     pytest.mark.timeout(1200),
 ]

@@ -77,6 +77,8 @@ def test_each_medium_has_devices_of_its_own_that_take_less_than_the_link(medium:
     sources = {Family.IPV4: bytes(4), Family.IPV6: bytes(16)}
     made = list(devices([medium], {VNI + 1, VNI}, Owner("n1", cidrs, sources), 1500, PORT))
     is_vxlan = medium.type is TunnelType.VXLAN
+    in_ip = Kind.IPIP if medium.family is Family.IPV4 else Kind.IP6TNL
+    assert {(each.id.kind, each.id.family) for each in made} == {(Kind.VXLAN if is_vxlan else in_ip, medium.family)}
     assert [each.id for each in made] == devices_of(medium, {VNI, VNI + 1})
     assert [each.id.vni for each in made] == ([VNI, VNI + 1] if is_vxlan else [0])
     assert {medium_for(each.id) for each in made} == {medium}

@@ -14,7 +14,7 @@ import pytest
 
 from tests.scenarios_encapsulation.kernel import has_ip_in_ip
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.other_kernel, pytest.mark.timeout(1800)]
 
 UMLRUN: Final = os.environ.get("TORTIE_UMLRUN") or shutil.which("umlrun")
 ROOT: Final = Path(__file__).parents[2]
