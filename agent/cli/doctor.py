@@ -17,7 +17,13 @@ from agent.cli.everywhere import Survey, everywhere
 from agent.cli.output import Format, OutputOption, SocketOption, console, print_json
 from agent.doctor import Finding, Level
 
-_COLOURS: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red", Level.UNKNOWN: "cyan"}
+_COLOURS: Final = {
+    Level.OK: "green",
+    Level.WARN: "yellow",
+    Level.FAIL: "red",
+    Level.UNKNOWN: "cyan",
+    Level.OUTSIDE: "dim",
+}
 
 
 def _show(findings: Sequence[Finding]) -> None:
@@ -40,7 +46,7 @@ def _show_all(answers: Sequence[tuple[str, list[Finding]]]) -> None:
     for finding, where in nodes.items():
         out.print(Text(f"{', '.join(where)}:", "bold"), soft_wrap=True)
         _show([finding])
-    well = [node for node, findings in answers if all(each.level is Level.OK for each in findings)]
+    well = [node for node, findings in answers if {each.level for each in findings} <= {Level.OK, Level.OUTSIDE}]
     if well:
         out.print(Text.assemble(("ok   ", "green"), f" nothing is wrong with {', '.join(well)}"), soft_wrap=True)
 
@@ -74,7 +80,8 @@ def doctor(
     network plugins, firewalls and daemons, and what the agent complains about. Nothing is changed. It works without
     an agent, and without root as far as that goes; what could not be looked at is said.
 
-    Exit status 1 if something is wrong, 2 if nothing is but something could not be looked at.
+    Exit status 1 if something is wrong, 2 if nothing is but something could not be looked at. What only the host can
+    show, and an agent's pod cannot, is marked - and counts for neither.
 
     Example: tortie doctor --all-nodes
     """

@@ -28,6 +28,7 @@ class Level(enum.StrEnum):
     WARN = "WARN"  # works, or may not work in some case
     FAIL = "FAIL"  # pods are harmed
     UNKNOWN = "?"  # could not be looked at
+    OUTSIDE = "-"  # is for the host to see, and this is a container: no fault of anybody's
 
 
 class Finding(msgspec.Struct, rename="camel", frozen=True):
@@ -41,6 +42,10 @@ class Finding(msgspec.Struct, rename="camel", frozen=True):
 
 class LookError(Exception):
     """Something cannot be looked at; the text says why and what would help."""
+
+
+class OutsideError(LookError):
+    """Something cannot be looked at from inside a container; the text says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,9 @@ class Check(Generic[F]):
             facts = await self.gather(patient)
         except PermissionError as error:
             text = f"{self.name} was not looked at: {error.strerror or error}"
-            return [Finding(self.name, Level.UNKNOWN, text, "run tortie doctor as root on the host")]
+            level = Level.OUTSIDE if patient.in_container else Level.UNKNOWN
+            return [Finding(self.name, level, text, "run tortie doctor as root on the host")]
         except (OSError, LookError) as error:
-            return [Finding(self.name, Level.UNKNOWN, str(error))]
+            level = Level.OUTSIDE if isinstance(error, OutsideError) else Level.UNKNOWN
+            return [Finding(self.name, level, str(error))]
         return list(self.judge(facts))

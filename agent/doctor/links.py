@@ -92,6 +92,7 @@ class Duplicates(NamedTuple):
     answered: tuple[tuple[str, str, str], ...]  # address, link, MAC
     probed: int
     not_asked: str = ""  # why nobody was asked
+    in_container: bool = False
 
 
 async def gather_duplicates(patient: Patient) -> Duplicates:
@@ -114,7 +115,7 @@ async def gather_duplicates(patient: Patient) -> Duplicates:
     try:
         answered = await asyncio.to_thread(_ask_all, probes)
     except PermissionError:
-        return Duplicates(failed, (), 0, "ARP probes need CAP_NET_RAW")
+        return Duplicates(failed, (), 0, "ARP probes need CAP_NET_RAW", patient.in_container)
     return Duplicates(failed, tuple(answered), len(probes))
 
 
@@ -174,7 +175,8 @@ def judge_duplicates(facts: Duplicates) -> Iterator[Finding]:
         yield Finding(name, Level.FAIL, text, "give one of the two another address")
     if facts.not_asked:
         text = f"whether others have this node's IPv4 addresses too was not asked: {facts.not_asked}"
-        yield Finding(name, Level.UNKNOWN, text, "run tortie doctor as root on the host")
+        level = Level.OUTSIDE if facts.in_container else Level.UNKNOWN
+        yield Finding(name, level, text, "run tortie doctor as root on the host")
     elif not facts.answered and not facts.failed:
         yield Finding(name, Level.OK, f"nobody else answers for addresses of this node ({facts.probed} asked for)")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.cni.conflist import FILE_NAME
-from agent.doctor import Check, Finding, Level, LookError, Patient
+from agent.doctor import Check, Finding, Level, OutsideError, Patient
 from felix.foreign import Leftover, leftovers
 from felix.nft.basechains import BaseChain, base_chains
 
@@ -37,7 +37,7 @@ async def gather_conflists(patient: Patient) -> Conflists:
     said = str(Path(ours).parent) if ours else _CONF_DIR
     directory = patient.root / said.lstrip("/")
     if not directory.is_dir() and patient.in_container:
-        raise LookError(f"{directory} is not to be seen from inside a container")
+        raise OutsideError(f"{directory} is not to be seen from inside a container")
 
     def names() -> tuple[str, ...]:
         with contextlib.suppress(FileNotFoundError):
@@ -204,7 +204,7 @@ def judge_daemons(facts: Daemons) -> Iterator[Finding]:
     elif networkd.settings is None:
         text = "systemd-networkd runs, and how it is set is not to be seen from inside a container"
         advice = f"on the host, networkd.conf needs {', '.join(f'{each}=no' for each in _FOREIGN)}"
-        yield Finding(name, Level.UNKNOWN, text, advice)
+        yield Finding(name, Level.OUTSIDE, text, advice)
     else:
         settings = networkd.settings
         kept = [each for each in _FOREIGN if settings.get(each, "yes").lower() in {"no", "false", "off", "0"}]
@@ -221,7 +221,7 @@ def judge_daemons(facts: Daemons) -> Iterator[Finding]:
         text = (
             "NetworkManager runs, and whether it leaves links of pods alone is not to be seen from inside a container"
         )
-        yield Finding(name, Level.UNKNOWN, text, f"on the host, {_UNMANAGED}")
+        yield Finding(name, Level.OUTSIDE, text, f"on the host, {_UNMANAGED}")
     elif manager.is_running and manager.settings is not None:
         unmanaged = manager.settings.get("unmanaged-devices", "")
         if "veth" not in unmanaged and "driver:veth" not in unmanaged:

@@ -17,6 +17,7 @@ from agent.fleet.fake import FakeFleet
 OK = Finding("a", Level.OK, "all is well")
 WARN = Finding("b", Level.WARN, "something is odd", "mend it")
 FAIL = Finding("c", Level.FAIL, "something is broken", "mend it now")
+OUTSIDE = Finding("e", Level.OUTSIDE, "for the host to see")
 UNKNOWN = Finding("d", Level.UNKNOWN, "not to be seen")
 
 Doctor = Callable[..., tuple[int, str]]
@@ -67,7 +68,7 @@ def test_of_all_nodes_only_what_is_wrong_is_shown_and_once(monkeypatch: pytest.M
     def said(*findings: Finding) -> Outcome:
         return Outcome(1, msgspec.json.encode(list(findings)))
 
-    answers = {"n1": said(OK, WARN), "n2": said(WARN, FAIL), "n3": Outcome(0, msgspec.json.encode([OK]))}
+    answers = {"n1": said(OK, WARN), "n2": said(WARN, FAIL), "n3": Outcome(0, msgspec.json.encode([OK, OUTSIDE]))}
 
     async def open_fleet(_: object) -> FakeFleet:
         return FakeFleet(answers)
@@ -82,6 +83,8 @@ def test_of_all_nodes_only_what_is_wrong_is_shown_and_once(monkeypatch: pytest.M
         "n2:",
         "FAIL  something is broken",
         "      mend it now",
+        "n3:",
+        "-     for the host to see",
         "ok    nothing is wrong with n3",
     ]
 

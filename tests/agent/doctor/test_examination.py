@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from agent.cli.client import UnreachableError
 from agent.clusterreport import ClusterReport
-from agent.doctor import Check, Finding, Level, LookError, Patient, examination
+from agent.doctor import Check, Finding, Level, LookError, OutsideError, Patient, examination
 from agent.doctor.examination import CHECKS, examine, present, verdict
 from agent.report import StatusReport
 from tests.agent.doctor.patients import STATUS, cluster, patient
@@ -48,6 +49,15 @@ async def test_a_check_that_cannot_be_made_is_a_finding_and_leaves_the_others_al
     assert found[0].advice == "run tortie doctor as root on the host"
 
 
+async def test_what_a_container_cannot_see_by_its_nature_is_no_fault() -> None:
+    inside = dataclasses.replace(patient(), in_container=True)
+    denied = PermissionError(1, "Operation not permitted")
+    found = await examine(inside, [check("a", fails(denied)), check("b", fails(OutsideError("not to be seen")))])
+    assert [each.level for each in found] == [Level.OUTSIDE, Level.OUTSIDE]
+    (elsewhere,) = await examine(patient(), [check("a", fails(denied))])
+    assert elsewhere.level is Level.UNKNOWN
+
+
 def test_every_check_has_a_name_of_its_own() -> None:
     names = [each.name for each in CHECKS]
     assert len(names) == len(set(names)) > 10
@@ -59,6 +69,7 @@ def test_every_check_has_a_name_of_its_own() -> None:
         ([], 0),
         ([Level.OK], 0),
         ([Level.OK, Level.UNKNOWN], 2),
+        ([Level.OK, Level.OUTSIDE], 0),
         ([Level.UNKNOWN, Level.WARN], 1),
         ([Level.FAIL], 1),
     ],

@@ -53,9 +53,10 @@ def test_an_address_of_two_machines_is_said_with_the_other_ones_mac() -> None:
     assert {answered.level, failed.level} == {Level.FAIL}
 
 
-def test_what_could_not_be_asked_is_not_passed() -> None:
-    (finding,) = judge_duplicates(Duplicates((), (), 0, "ARP probes need CAP_NET_RAW"))
-    assert (finding.level, "was not asked" in finding.text) == (Level.UNKNOWN, True)
+@pytest.mark.parametrize(("in_container", "level"), [(False, Level.UNKNOWN), (True, Level.OUTSIDE)])
+def test_what_could_not_be_asked_is_not_passed(*, in_container: bool, level: Level) -> None:
+    (finding,) = judge_duplicates(Duplicates((), (), 0, "ARP probes need CAP_NET_RAW", in_container))
+    assert (finding.level, "was not asked" in finding.text) == (level, True)
 
 
 async def test_without_knowing_our_addresses_nobody_is_asked() -> None:

@@ -118,9 +118,9 @@ def test_a_firewall_that_drops_what_is_forwarded_is_named() -> None:
             "removes foreign routes",
         ),
         (Daemons(Daemon(is_running=True, settings=KEPT), OFF), [Level.OK], "leaves foreign routes alone"),
-        (Daemons(Daemon(is_running=True, settings=None), OFF), [Level.UNKNOWN], "not to be seen from inside"),
+        (Daemons(Daemon(is_running=True, settings=None), OFF), [Level.OUTSIDE], "not to be seen from inside"),
         (Daemons(OFF, Daemon(is_running=True, settings={})), [Level.OK, Level.WARN], "NetworkManager runs"),
-        (Daemons(OFF, Daemon(is_running=True, settings=None)), [Level.OK, Level.UNKNOWN], "NetworkManager runs"),
+        (Daemons(OFF, Daemon(is_running=True, settings=None)), [Level.OK, Level.OUTSIDE], "NetworkManager runs"),
         (
             Daemons(OFF, Daemon(is_running=True, settings={"unmanaged-devices": "driver:veth"})),
             [Level.OK, Level.OK],
