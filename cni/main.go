@@ -1,6 +1,7 @@
-// Command tortie-cni is the last plugin of a node's CNI chain, and the first where pods have IPv6. At the end it tells the Tortie agent about a pod that ptp and
-// host-local have wired, and returns only when the pod's policy is in the kernel: no container of the pod starts before
-// that. It keeps nothing, and the result of the plugins before it is passed on as it came.
+// Command tortie-cni is the last plugin of a node's CNI chain, and the first where pods have IPv6. At the end it tells
+// the Tortie agent about a pod that ptp and host-local have wired, and returns only when the pod's policy is in the
+// kernel: no container of the pod starts before that. It keeps nothing, and the result of the plugins before it is passed
+// on as it came.
 package main
 
 import (
