@@ -268,7 +268,7 @@ def test_secrets_that_may_not_be_read_keep_the_session_that_names_one_down_and_n
         status = node.until(lambda status: "ObjectsUnreadable" in types(status), "says why")
         (unreadable,) = [each for each in status.conditions if each.type == "ObjectsUnreadable"]
         assert "Secret bgp: 403 Forbidden: secrets" in unreadable.message
-        assert status.policy.in_kernel
+        node.until(lambda status: status.policy.in_kernel, "has policy in force all the same")
 
         node.cluster.apply(*more)
         until(lambda: "Secret" not in reason(), reason)
