@@ -59,7 +59,8 @@ class Exits:
 
     def take(self) -> list[Exit]:
         """Return what has ended since the last call."""
-        found, self._found = self._found, []
+        found = self._found[:]
+        del self._found[: len(found)]  # in place: the thread goes on adding
         return found
 
     def _ask(self, kind: int, command: int, body: bytes) -> bytes:
@@ -74,7 +75,7 @@ class Exits:
         while not self._stop.is_set():
             if self._wait():
                 with contextlib.suppress(BlockingIOError):
-                    self._found += self._read(self._socket.recv(_RECEIVE_BYTES))
+                    self._found.extend(self._read(self._socket.recv(_RECEIVE_BYTES)))
 
     def _read(self, data: bytes) -> Iterator[Exit]:
         now = time.time()

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from bench import processes
 from bench.cgroups import sharing
 from bench.cni import OWN_PART, WHOLE, case_name, p99
+from bench.cnichain import OWN
 from bench.exits import Exit, Exits
 from bench.measure import BenchError, Figures, Results, Settings
 from tests.containerd.machine import Machine, missing
@@ -29,7 +30,6 @@ from tests.containerd.machine import Machine, missing
 NAME: Final = "pods"
 TITLE: Final = "a pod's network, through containerd"
 
-_OWN: Final = "tortie-cni"
 _CIDRS: Final = {"IPv4": ("10.42.0.0/24",), "IPv4 and IPv6": ("10.42.0.0/24", "fd42::/64")}
 _AT_A_TIME: Final = (1, 2, 10)
 _REMOVED_AT_A_TIME: Final = 4
@@ -56,7 +56,7 @@ def run(settings: Settings) -> Iterator[Results]:
             tempfile.TemporaryDirectory(prefix="bench-") as directory,
             Machine.started(Path(directory), f"bpods{os.getpid()}", cidrs) as machine,
             sharing({"kubepods": processes.descendants(machine.agent_pid), "runtime": [machine.containerd_pid]}),
-            Exits(_OWN) as exits,
+            Exits(OWN) as exits,
         ):
             machine.give_policy("closed", {"podSelector": {}, "policyTypes": ["Ingress"]})
             pods = 10 if settings.quick else 100
@@ -111,7 +111,7 @@ def own_parts(wired: Sequence[Wired], exits: Sequence[Exit]) -> list[float]:
     begins right after it asked. Raises BenchError where there are not as many runs as that.
     """
     if len(exits) % len(wired) or not exits:
-        raise BenchError(f"{_OWN} ran {len(exits)} times for {len(wired)} pods")
+        raise BenchError(f"{OWN} ran {len(exits)} times for {len(wired)} pods")
     left = sorted(exits)
     parts = {}
     for pod in sorted(wired, key=lambda each: each.had):

@@ -19,6 +19,7 @@ from agent.report import StatusReport
 from inet.prefix import Family, Prefix, parse_address
 
 MOST_SHOWN: Final = 5
+_FEW_LEFT: Final = 0.9  # of a pod CIDR's addresses are taken
 _DENIED: Final = os.strerror(errno.EACCES)
 
 
@@ -243,8 +244,6 @@ def judge_pools(facts: Sequence[Pool]) -> Iterator[Finding]:
         else:
             yield Finding(name, Level.OK, text)
 
-
-_FEW_LEFT: Final = 0.9
 
 AGENT: Final = Check("agent", gather_agent, judge_agent)
 POD_CIDRS: Final = Check("pod CIDRs", gather_cluster, judge_pod_cidrs)
