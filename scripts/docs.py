@@ -1,4 +1,4 @@
-"""Write docs/reference/*.md and charts/tortie/crds/*.yaml from the code; with --check, only say which are stale.
+"""Write docs/reference/*.md and the chart's kinds and schema from the code; with --check, only say which are stale.
 
 A page is a function that returns its text, listed in `pages`.
 """
@@ -15,6 +15,7 @@ from crds import crds
 from docs_answers import answers_page
 from docs_cli import commands_page, lab_page
 from docs_values import values_page
+from values_schema import values_schema
 
 from agent.objects.kinds import KINDS, Kind
 from agent.objects.label_selector import LabelSelector
@@ -23,7 +24,9 @@ from agent.objects.schema import described
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-CRDS = ROOT / "charts" / "tortie" / "crds"
+CHART = ROOT / "charts" / "tortie"
+CRDS = CHART / "crds"
+VALUES = CHART / "values.schema.json"
 EXAMPLES = REFERENCE / "examples"
 GENERATED = "Written by scripts/docs.py from the code: edit that, then `make docs`."
 
@@ -165,12 +168,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not as it would be")
     wanted = {REFERENCE / name: f"<!-- {GENERATED} -->\n{text}" for name, text in pages().items()}
     wanted |= {CRDS / name: f"# {GENERATED}\n{text}" for name, text in crds().items()}
-    there = {path: path.read_text() for path in (*REFERENCE.glob("*.md"), *CRDS.glob("*.yaml"))}
+    wanted[VALUES] = values_schema(VALUES.read_text())
+    there = {path: path.read_text() for path in (*REFERENCE.glob("*.md"), *CRDS.glob("*.yaml"), VALUES)}
     stale = sorted(path for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path))
     if parser.parse_args(arguments).check:
         for path in stale:
-            place = "docs/reference" if path.parent == REFERENCE else "charts/tortie/crds"
-            print(f"{place}/{path.name} is stale: run make docs and commit it", file=sys.stderr)
+            print(f"{path.relative_to(ROOT)} is stale: run make docs and commit it", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         if path in wanted:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 CHART = Path(__file__).parent.parent / "charts" / "tortie"
+SPEC = "Spec"
 
 
 def values_page() -> str:
@@ -30,13 +31,20 @@ An unknown value, or one that cannot be meant, is refused before anything is ins
 def rows(schema: Mapping[str, Any], defaults: Any, prefix: str, named: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield a row for each value and, below it, for each value in it."""
     for name, said in schema["properties"].items():
-        part = named[said["$ref"].rpartition("/")[2]] | said if "$ref" in said else said
+        kind = kind_of(said)
+        part = named[said["$ref"].rpartition("/")[2]] | said if "$ref" in said and not kind else said
         default = defaults.get(name) if isinstance(defaults, Mapping) else None
         has_parts = "properties" in part
         shown = "" if has_parts or default is None or default == "" else f"`{json.dumps(default).strip(chr(34))}`"
-        yield f"`{prefix}{name}`", type_of(part), shown, part["description"]
+        yield f"`{prefix}{name}`", f"[{kind}]({kind}.md)" if kind else type_of(part), shown, part["description"]
         if has_parts:
             yield from rows(part, default, f"{prefix}{name}.", named)
+
+
+def kind_of(schema: Mapping[str, Any]) -> str:
+    """Return the kind of ours whose `spec` a value is, which has a page of its own; empty for any other value."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return name.removesuffix(SPEC) if name.endswith(SPEC) else ""
 
 
 def type_of(schema: Mapping[str, Any]) -> str:

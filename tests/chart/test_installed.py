@@ -148,7 +148,7 @@ def test_kinds_of_another_release_are_left_to_it(empty: Cluster, tmp_path: Path)
 
 def test_configuration_that_cannot_be_meant_fails_the_install(engine: helm.Config) -> None:
     for values, named in (
-        ({"bgpConfiguration": {"localASN": 0}}, "localASN"),
+        ({"bgpConfiguration": {"localASN": 23456}}, "localASN"),
         ({"bgpConfiguration": {"timers": {"holdTimeSeconds": 2}}}, "holdTimeSeconds"),
         ({"bgpConfiguration": {"asNumber": 65000}}, "asNumber"),
         ({"networkConfiguration": {"podCIDRs": ["10.42.0.1/16"]}}, "podCIDRs"),
