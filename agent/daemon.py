@@ -26,8 +26,8 @@ from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.garbage import collect_seldom
 from agent.intake import Intake
+from agent.namespace import OWN_NAMESPACE
 from agent.network import NodeNetwork
-from agent.objects.kinds import OWN_NAMESPACE
 from agent.pathfinder import PathFinder
 from agent.policy_kernel import open_policy_kernel
 from agent.routing import Routing

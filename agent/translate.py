@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
+from agent.namespace import OWN_NAMESPACE
 from agent.objects import (
     BGPConfiguration,
     BGPNodeProfile,
@@ -20,7 +21,7 @@ from agent.objects import (
     Object,
     Secret,
 )
-from agent.objects.kinds import OWN_NAMESPACE, Keyed
+from agent.objects.kinds import Keyed
 from agent.objects.model import Key
 from agent.objects.network_configuration import NetworkConfigurationSpec
 from agent.objects.problem import Problem

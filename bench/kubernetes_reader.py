@@ -17,7 +17,8 @@ from agent.datastore.kubernetes.datastore import KubernetesDatastore
 from agent.garbage import collect_seldom
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
-from agent.objects.kinds import OWN_NAMESPACE, Keyed
+from agent.namespace import OWN_NAMESPACE
+from agent.objects.kinds import Keyed
 from agent.objects.model import Key
 from agent.objects.policy_objects import update_of
 from bench import processes

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from agent.objects.kinds import GROUP, GROUP_VERSION, KINDS, OWN_NAMESPACE, SINGLETON, Kind
+from agent.namespace import OWN_NAMESPACE
+from agent.objects.kinds import GROUP, GROUP_VERSION, KINDS, SINGLETON, Kind
 from agent.objects.schema import structural
 from agent.objects.server_checks import RULES, Check, rules
 

@@ -16,6 +16,7 @@ from agent.cli.client import socket_path
 from agent.cli.everywhere import Survey, everywhere
 from agent.cli.output import Format, OutputOption, SocketOption, console, print_json
 from agent.doctor import Finding, Level
+from agent.namespace import OWN_NAMESPACE
 
 _COLOURS: Final = {
     Level.OK: "green",
@@ -53,7 +54,9 @@ def _show_all(answers: Sequence[tuple[str, list[Finding]]]) -> None:
 
 def _with_staleness(findings: list[Finding], staleness: str) -> list[Finding]:
     """Add what only the API server knows of a node: that its agent reports no more."""
-    advice = "kubectl -n tortie-system logs of its agent: whether it can write to the API server, and whether it hangs"
+    advice = (
+        f"kubectl -n {OWN_NAMESPACE} logs of its agent: whether it can write to the API server, and whether it hangs"
+    )
     return [*findings, Finding("reports", Level.FAIL, staleness, advice)]
 
 

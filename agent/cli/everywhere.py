@@ -20,6 +20,7 @@ import msgspec
 import typer
 
 from agent.cli.output import FAILED, FOUND, OK, Format, fail, print_json
+from agent.namespace import OWN_NAMESPACE
 
 if TYPE_CHECKING:
     from agent.fleet import Fleet, NodeUnreachableError, Outcome, Record
@@ -62,7 +63,6 @@ LabOption = Annotated[
         "--lab", envvar="TORTIE_LAB", rich_help_panel=_CLUSTER, help="A lab instead of a cluster.", show_default=False
     ),
 ]
-NAMESPACE: Final = "tortie-system"
 IN_POD: Final = (
     "an agent may not ask other nodes, and in its pod tortie has no rights but the agent's: "
     "run tortie where you have a kubeconfig, or kubectl exec into the agent's pod of each node"
@@ -100,7 +100,7 @@ class Where:
     kubeconfig: Path | None
     context: str
     lab: str
-    namespace: str = NAMESPACE
+    namespace: str = OWN_NAMESPACE
 
     @property
     def is_elsewhere(self) -> bool:
@@ -124,7 +124,7 @@ def everywhere(
             all_nodes: AllNodesOption = False,
             kubeconfig: KubeconfigOption = None,
             context: ContextOption = "",
-            namespace: NamespaceOption = NAMESPACE,
+            namespace: NamespaceOption = OWN_NAMESPACE,
             lab: LabOption = "",
             **given: Any,
         ) -> None:

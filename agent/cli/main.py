@@ -94,7 +94,7 @@ def agent(
     from agent.__main__ import become_agent
     from agent.cni.node import CniOptions
     from agent.kubernetes.access import is_in_pod, own_namespace
-    from agent.objects.kinds import OWN_NAMESPACE
+    from agent.namespace import OWN_NAMESPACE
 
     name = node or socket.gethostname()
     if log_level not in logs.LEVELS:

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
 from agent.cli.everywhere import (
-    NAMESPACE,
     ContextOption,
     KubeconfigOption,
     LabOption,
@@ -24,6 +23,7 @@ from agent.cli.everywhere import (
 )
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, fail, print_json
 from agent.cli.policy import FamilyName, with_hint
+from agent.namespace import OWN_NAMESPACE
 from agent.pathreport import End, Fact, Journey, NodeFacts, Stage
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def path(
     node: NodeOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
-    namespace: NamespaceOption = NAMESPACE,
+    namespace: NamespaceOption = OWN_NAMESPACE,
     lab: LabOption = "",
     output: OutputOption = Format.TABLE,
     socket: SocketOption = None,

@@ -18,7 +18,8 @@ from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client, Request, Resource
 from agent.kubernetes.errors import Refused, Unreachable
 from agent.kubernetes.exec import run_in_pod
-from agent.objects.kinds import KINDS, OWN_NAMESPACE
+from agent.namespace import OWN_NAMESPACE
+from agent.objects.kinds import KINDS
 from agent.objects.node_routing_status import NodeRoutingStatus
 from agent.objects.problem import Invalid
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from agent.objects.kinds import OWN_NAMESPACE
+from agent.namespace import OWN_NAMESPACE
 
 if TYPE_CHECKING:
     from kubernetes.aio.client.configuration import Configuration

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, cast
 
 from pydantic import ValidationError
 
+from agent.namespace import OWN_NAMESPACE
 from agent.objects.bgp_configuration import BGPConfiguration
 from agent.objects.bgp_node_profile import BGPNodeProfile
 from agent.objects.bgp_peer import BGPPeer
@@ -27,9 +28,6 @@ from agent.objects.wording import findings
 
 GROUP: Final = "tortie.dev"
 GROUP_VERSION: Final = f"{GROUP}/v1alpha1"
-OWN_NAMESPACE: Final = "tortie-system"
-"""Where Secrets are read from, and where one that names no namespace is."""
-
 DEFAULT_NAMESPACE: Final = "default"
 """Where an object of Kubernetes' own namespaced kinds is that names no namespace."""
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.objects.kinds import KINDS, OWN_NAMESPACE
+from agent.namespace import OWN_NAMESPACE
+from agent.objects.kinds import KINDS
 
 CRDS = Path(__file__).parents[2] / "charts" / "tortie" / "crds"
 DEFINITIONS = [yaml.safe_load(file.read_text()) for file in sorted(CRDS.glob("*.yaml"))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent.kubernetes.permissions import Rule
-from agent.objects.kinds import OWN_NAMESPACE
+from agent.namespace import OWN_NAMESPACE
 
 
 def granted(name: str, account: str, rules: Iterable[Rule], namespace: str = "") -> list[dict[str, Any]]:

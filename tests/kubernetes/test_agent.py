@@ -13,7 +13,7 @@ import pytest
 
 from agent.cli.client import ask
 from agent.kubernetes import permissions
-from agent.objects.kinds import OWN_NAMESPACE
+from agent.namespace import OWN_NAMESPACE
 from agent.objects.node_routing_status import HEARTBEAT_S
 from agent.report import ConditionReport, PeerReport, StatusReport
 from tests.kubernetes.cluster import ApiError, Cluster

@@ -20,8 +20,8 @@ from agent import metrics
 from agent.datastore.kubernetes.datastore import KubernetesDatastore
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
+from agent.namespace import OWN_NAMESPACE
 from agent.objects import BGPPeer, Key
-from agent.objects.kinds import OWN_NAMESPACE
 from tests.agent.datastore.following import Follower
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.relay import Relay

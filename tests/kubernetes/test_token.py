@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.kubernetes import permissions
-from agent.objects.kinds import OWN_NAMESPACE
+from agent.namespace import OWN_NAMESPACE
 from agent.report import StatusReport
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import WHY_NOT, AgentNode, until

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from agent.objects.kinds import OWN_NAMESPACE
+from agent.namespace import OWN_NAMESPACE
 
 Manifest: TypeAlias = Mapping[str, Any]
 

@@ -15,8 +15,9 @@ from agent.datastore.fake import FakeDatastore
 from agent.datastore.kubernetes.datastore import KubernetesDatastore
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
+from agent.namespace import OWN_NAMESPACE
 from agent.objects import BGPPeer, Key, Node
-from agent.objects.kinds import KINDS, OWN_NAMESPACE, decode, key_of, kind_of
+from agent.objects.kinds import KINDS, decode, key_of, kind_of
 from tests.agent.datastore.following import Follower
 from tests.kubernetes.cluster import Cluster
 

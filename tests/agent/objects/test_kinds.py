@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from agent.namespace import OWN_NAMESPACE
 from agent.objects import BGPPeer, NodeRoutingStatus
-from agent.objects.kinds import GROUP_VERSION, KINDS, OWN_NAMESPACE, decode, key_of, kind_of, manifest
+from agent.objects.kinds import GROUP_VERSION, KINDS, decode, key_of, kind_of, manifest
 from agent.objects.model import Key
 from agent.objects.problem import Invalid
 

@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent.datastore.manifest_file import read_manifests
+from agent.namespace import OWN_NAMESPACE
 from agent.objects import Secret
-from agent.objects.kinds import OWN_NAMESPACE, manifest
+from agent.objects.kinds import manifest
 from bgp.speaker import Secret as Password
 from tests.agent.objects.manifests import accepted, refusals
 
