@@ -22,18 +22,23 @@ log = structlog.get_logger("agent")
 
 
 class Configurator:
-    """One node's. `problems` are what of the objects is not in force as written."""
+    """One node's."""
 
     def __init__(self, node: str, namespace: str, routing: Routing, draining: Draining) -> None:
-        self.problems: list[Problem | str] = []
         self._node = node
         self._translator = Translator(namespace)  # the agent's own: its Secrets may be named
         self._routing = routing
         self._draining = draining
         self._config: BgpConfig | None = None  # that routing has
-        self._plan_problems: list[Problem] = []
+        self._problems: list[Problem | str] = []  # but for those of the plan
         self._full_lists = 0
         self._has_configured = asyncio.Event()
+
+    @property
+    def problems(self) -> list[Problem | str]:
+        """What of the objects is not in force as written, by the plan in force: links change it, too."""
+        plan = self._routing.plan
+        return [*self._problems, *(map(problem_of, plan.complaints) if plan else ())]
 
     async def take(self, batch: Batch) -> bool:
         """Take over what changed; whether anything was to be done. Nothing is until all there is has been read once."""
@@ -46,10 +51,10 @@ class Configurator:
     async def _configure(self, full_lists: int) -> None:
         metrics.OBJECT_CHANGES.inc()
         config, complaints = self._translator.config()
-        self.problems = [*map(problem_of, complaints)]
+        self._problems = [*map(problem_of, complaints)]
         node = config.nodes.get(self._node)
         if node is None:
-            self.problems.append(
+            self._problems.append(
                 f"there is no Node object {self._node}: nothing is done until there is one"
                 if self._routing.plan is None
                 else f"Node {self._node} is gone: its last version stays in force"
@@ -57,9 +62,8 @@ class Configurator:
             return
         self._draining.follow(node)
         if config is not self._config or full_lists > self._full_lists:
-            plan = await self._routing.configure(config, node)
-            self._config, self._plan_problems = config, [*map(problem_of, plan.complaints)]
-        self.problems += self._plan_problems
+            await self._routing.configure(config, node)
+            self._config = config
         if full_lists > self._full_lists:
             self._full_lists = full_lists
             self._routing.confirm_full_list()

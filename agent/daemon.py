@@ -100,12 +100,21 @@ async def assemble(options: Options) -> AsyncIterator[Sequence[Run]]:
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))
         network.mtu.on_change(cni.wake)
         policy.on_written = cni.wake
-        view = View(options.node, routing, policy, drops, datastore, network=network, cni=cni.report)
+        intake = Intake(datastore, policy, network, configurator, cni=cni)
+        view = View(
+            options.node,
+            routing,
+            policy,
+            drops,
+            datastore,
+            network=network,
+            cni=cni.report,
+            problems=intake.problems,
+        )
         metrics.REGISTRY.register(StateCollector(view))
         paths = PathFinder(view, routing, network)
         socket = options.run_dir / "agent.sock"
         await stack.enter_async_context(serve(view, draining, paths, socket=socket, listen=options.listen))
-        intake = Intake(datastore, policy, network, configurator, cni=cni, view=view)
         trials = TunnelTrials(carrier, enter(closing(KernelTrials())), routing.wake)
         parts = [routing.run, trials.run, policy.run, network.run, drops.run, cni.run, configurator.run, intake.run]
         if open_reporter is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -15,7 +14,6 @@ from agent.datastore import Datastore
 from agent.enforcement import NodePolicy
 from agent.network import NodeNetwork
 from agent.objects.problem import Problem
-from agent.view import View
 
 GATHERING_S: Final = 0.01
 """After a change of what routing goes by nothing is taken for so long, or as long as that took: nodes that come or go
@@ -35,14 +33,18 @@ class Intake:
         configurator: Configurator,
         *,
         cni: NodeCni,
-        view: View,
     ) -> None:
         self._datastore = datastore
         self._policy = policy
         self._network = network
         self._configurator = configurator
         self._cni = cni
-        self._view = view
+        self._unreadable: tuple[Problem, ...] = ()  # what is wrong with objects that nobody was handed
+        self._logged: frozenset[str] = frozenset()
+
+    def problems(self) -> list[Problem | str]:
+        """What of the objects is not in force as written, now: the kernel has a say in it between two changes."""
+        return [*self._unreadable, *self._configurator.problems, *self._policy.problems]
 
     async def run(self) -> None:
         """Follow objects until cancelled."""
@@ -52,14 +54,14 @@ class Intake:
             began = time.monotonic()
             was_about_routing = await self._configurator.take(batch)
             self._cni.wake()
-            self._tell([*batch.problems, *self._configurator.problems, *self._policy.problems])
+            self._unreadable = batch.problems
+            self._log_problems()
             if was_about_routing:
                 await asyncio.sleep(max(GATHERING_S, time.monotonic() - began))
 
-    def _tell(self, problems: Sequence[Problem | str]) -> None:
-        told = list(map(str, problems))
-        for problem in told:
-            if problem not in self._view.problems:
+    def _log_problems(self) -> None:
+        problems = list(map(str, self.problems()))
+        for problem in problems:
+            if problem not in self._logged:
                 log.warning("object.problem", problem=problem)
-        self._view.problems = told
-        self._view.objections = [problem for problem in problems if isinstance(problem, Problem)]
+        self._logged = frozenset(problems)

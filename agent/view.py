@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
 
 from agent import __version__, carriage_report
@@ -44,7 +44,7 @@ from inet.prefix import Family, IPAddress, Prefix
 
 
 class View:
-    """Looks at one agent. `problems` are sentences about objects that are not in force as written."""
+    """Looks at one agent. `problems` tells what of the objects is not in force as written."""
 
     def __init__(
         self,
@@ -56,16 +56,16 @@ class View:
         *,
         network: NodeNetwork,
         cni: Callable[[], CniReport] = CniReport,
+        problems: Callable[[], Sequence[Problem | str]] = tuple,
     ) -> None:
         self.node = node
-        self.problems: list[str] = []
-        self.objections: list[Problem] = []  # of these, what is wrong with an object that somebody wrote
         self.policy = policy
         self.drops = drops
         self._routing = routing
         self._datastore = datastore
         self._network = network
         self._cni = cni
+        self._problems = problems
         self._started = time.time()
 
     # Sessions
@@ -260,7 +260,7 @@ class View:
             policy=self._policy_report(),
             tunnels=carriage_report.tunnels(routing),
             conditions=conditions,
-            problems=[*self.problems, *self._network.problems],
+            problems=[*map(str, self._problems()), *self._network.problems],
             network=self._network.report(),
             cni=self._cni(),
             drain=self.drain(),
@@ -283,6 +283,10 @@ class View:
             since=timestamp(wall - now + min(wish.since for wish in wishes)),
             withdraw_at=timestamp(wall - now + min(wish.withdraw_at for wish in wishes)),
         )
+
+    def objections(self) -> list[Problem]:
+        """What is wrong with objects that somebody wrote."""
+        return [problem for problem in self._problems() if isinstance(problem, Problem)]
 
     def _policy_report(self) -> PolicyReport:
         policy, ruleset = self.policy, self.policy.engine.ruleset

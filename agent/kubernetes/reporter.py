@@ -220,7 +220,7 @@ class Reporter:
 
     async def _tell_complaints(self) -> None:
         nodes = self._names.names("Node")
-        standing = {each.name: each for each in complaints(self._view.objections) if tells(self._node, each, nodes)}
+        standing = {each.name: each for each in complaints(self._view.objections()) if tells(self._node, each, nodes)}
         for complaint in self._pace.due(standing, self._now()):
             now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
             body = event(complaint, self._names.uid(complaint.about), self._node, now)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from agent import configurator
 from agent.configurator import Configurator
 from agent.draining import TAINT, Draining
+from felix.monitor import AddressChanged
 from tests.agent.objects_of_nodes import batch, node_object
 from tests.agent.policy_world import manifest
 from tests.agent.routing_world import World
@@ -72,6 +73,21 @@ async def test_a_complaint_stands_until_it_is_met(world: World, made: Configurat
     (problem,) = made.problems
     assert "this node has no route to 10.0.0.9" in str(problem)
     await made.take(batch(gone=(wanting,)))
+    assert made.problems == []
+
+
+async def test_a_complaint_that_the_kernel_meets_is_gone_before_the_next_object_comes(
+    world: World, made: Configurator
+) -> None:
+    router = world.host(9)
+    peer = {"peer": {"address": str(router)}, "peerASN": 65000}
+    await made.take(batch(node_object(1), manifest("BGPPeer", "tor", apiVersion="tortie.dev/v1alpha1", spec=peer)))
+    assert [f"this node has no route to {router}" in str(each) for each in made.problems] == [True]
+    world.resolver.addresses.add(world.host(1))
+    world.resolver.sources[router, None] = world.host(1)
+    world.monitor.tell(AddressChanged(1))
+    await world.settle()
+    assert router in world.speaker.sessions
     assert made.problems == []
 
 

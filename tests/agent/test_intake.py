@@ -39,12 +39,17 @@ class Stage:
         self.policy = NodePolicy("n1", None)
         self.network = idle_network(world.routing, self.policy)
         drops = DropWatch("n1", self.policy.engine, None)
-        self.view = View("n1", world.routing, self.policy, drops, self.datastore, network=self.network)
         configurator = Configurator("n1", "x", world.routing, Draining(world.routing, directory / "drain.json"))
         links = FakePodLinks()
         facts = NodeFacts(lambda: world.routing.own_prefixes, lambda: 1500, lambda: True, frozenset)
         self.cni = NodeCni(NO_RUNTIME, directory, PodNetwork(self.policy, links), links, facts)
-        self.intake = Intake(self.datastore, self.policy, self.network, configurator, cni=self.cni, view=self.view)
+        self.intake = Intake(self.datastore, self.policy, self.network, configurator, cni=self.cni)
+        parts = (world.routing, self.policy, drops, self.datastore)
+        self.view = View("n1", *parts, network=self.network, problems=self.intake.problems)
+
+    @property
+    def problems(self) -> list[str]:
+        return self.view.status().problems
 
     async def until(self, accept: Callable[[], object], what: str) -> None:
         await eventually(accept, within_s=20, what=what)
@@ -81,22 +86,22 @@ async def test_what_is_wrong_with_objects_is_shown_while_it_is_and_logged_once(s
     with capture_logs() as logs:
         stage.datastore.set_problems(bad)
         stage.datastore.listed()
-        await stage.until(lambda: stage.view.problems, "the problem")
+        await stage.until(lambda: stage.problems, "the problem")
         stage.datastore.put(node_object(3))
         await stage.until(lambda: len(stage.network.around.nodes) == 3, "the next batch")
-    assert stage.view.problems == [str(bad)]
-    assert stage.view.objections == [bad]
+    assert stage.problems == [str(bad)]
+    assert stage.view.objections() == [bad]
     assert [line["problem"] for line in logs if line["event"] == "object.problem"] == [str(bad)]
     stage.datastore.set_problems()
-    await stage.until(lambda: not stage.view.problems, "it is mended")
+    await stage.until(lambda: not stage.problems, "it is mended")
 
 
 async def test_what_is_missing_is_a_problem_that_no_object_has(stage: Stage) -> None:
     stage.datastore.delete(node_object(1).key)
     stage.datastore.listed()
-    await stage.until(lambda: stage.view.problems, "the problem")
-    assert stage.view.problems == ["there is no Node object n1: nothing is done until there is one"]
-    assert stage.view.objections == []
+    await stage.until(lambda: stage.problems, "the problem")
+    assert stage.problems == ["there is no Node object n1: nothing is done until there is one"]
+    assert stage.view.objections() == []
 
 
 async def test_nodes_that_come_one_after_the_other_within_moments_are_few_changes(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from agent.datastore.fake import FakeDatastore
 from agent.drops import DropWatch
@@ -15,14 +15,14 @@ from tests.agent.idle_network import idle_network
 from tests.agent.routing_world import World
 
 
-def view_of(world: World, *, is_synced: bool = True, cni: Callable[[], CniReport] = CniReport) -> View:
+def view_of(world: World, *, is_synced: bool = True, **more: Any) -> View:
     datastore = FakeDatastore()
     if is_synced:
         datastore.listed()
     policy = NodePolicy("n1", None)
     network = idle_network(world.routing, policy)
     drops = DropWatch("n1", Engine("n1"), None)
-    return View("n1", world.routing, policy, drops, datastore, network=network, cni=cni)
+    return View("n1", world.routing, policy, drops, datastore, network=network, **more)
 
 
 async def started(world: World) -> View:

@@ -37,7 +37,8 @@ class Server:
         self.conditions: list[dict[str, str]] = []
         self.error: Exception | None = None
         self.client = FakeClient(self._answer)
-        self.view = view_of(world)
+        self.problems: list[Problem | str] = []
+        self.view = view_of(world, problems=lambda: self.problems)
         self.reporter = Reporter(self.client, self.view, self, now=lambda: self.time)
 
     def uid(self, key: Key) -> str:
@@ -88,7 +89,7 @@ async def test_what_has_not_changed_is_not_written_again(server: Server) -> None
 
 async def test_a_new_state_is_written_at_once_and_a_new_count_after_a_while(server: Server) -> None:
     await server.after(0)
-    server.view.problems = ["BGPPeer tor: wrong"]
+    server.problems = ["BGPPeer tor: wrong"]
     assert await server.after(5) == STATUS
     server.world.fib.set(blackhole(Prefix.parse("10.99.0.0/16")))
     await server.world.fib.apply()
@@ -115,7 +116,7 @@ async def test_another_node_of_the_same_name_gets_a_status_of_its_own(server: Se
 
 async def test_a_status_that_somebody_deleted_is_made_again(server: Server) -> None:
     await server.after(0)
-    server.view.problems = ["BGPPeer tor: wrong"]
+    server.problems = ["BGPPeer tor: wrong"]
     server.error = Refused(404, "NotFound", "it is gone")
     await server.after(5)
     server.error = None
@@ -138,10 +139,10 @@ async def test_the_condition_waits_until_pods_can_be_carried(server: Server) -> 
 
 
 async def test_an_object_that_is_not_in_force_gets_an_event_and_another_nodes_is_as_good(server: Server) -> None:
-    server.view.objections = [Problem(kind="BGPPeer", name="tor", field="spec.peerASN", message="0 is no AS number")]
+    server.problems = [Problem(kind="BGPPeer", name="tor", field="spec.peerASN", message="0 is no AS number")]
     assert (await server.after(0))[-1] == "create events.events.k8s.io"
     server.client.asked.clear()
-    server.view.objections = [Problem(kind="BGPPeer", name="two", message="wrong")]
+    server.problems = [Problem(kind="BGPPeer", name="two", message="wrong")]
     server.error = Refused(409, "AlreadyExists", "another was first")
     with capture_logs() as logs:
         await server.after(60)
