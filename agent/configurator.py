@@ -42,7 +42,7 @@ class Configurator:
 
     async def take(self, batch: Batch) -> bool:
         """Take over what changed; whether anything was to be done. Nothing is until all there is has been read once."""
-        is_about_us = self._translator.take(batch.changed, batch.deleted)
+        is_about_us = self._translator.take(batch.changed, batch.deleted, batch.unreadable)
         if batch.is_synced and (is_about_us or self._config is None or batch.full_lists > self._full_lists):
             await self._configure(batch.full_lists)
             return True

@@ -123,7 +123,7 @@ class NodePolicy:
                 self._policies.discard(key)
                 self._notices.pop(key, None)
                 self._apply(gone)
-        self._unreadable = batch.unreadable & READERS.keys()
+        self._unreadable = frozenset(key.kind for key in batch.unreadable if key.kind in READERS)
         self._is_synced |= batch.is_synced and not self._unreadable
         if batch.full_lists > self._full_lists:
             self._full_lists = batch.full_lists

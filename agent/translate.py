@@ -38,6 +38,7 @@ T = TypeVar("T", bound=Object)
 V = TypeVar("V")
 
 _NONE: Final[frozenset[Selector]] = frozenset()
+_READABLE: Final[Mapping[Key, str]] = {}
 
 
 def translate(
@@ -63,6 +64,7 @@ class Translator:
         self._namespace = namespace
         self._nodes: dict[str, Node] = {}
         self._others: dict[Key, Keyed] = {}
+        self._unreadable_secrets: Mapping[str, str] = {}
         self._settings: _Settings | None = None  # None: they are others now
         self._parts: dict[str, _Part] = {}
         self._stale: set[str] = set()  # Nodes whose part may be another
@@ -70,9 +72,14 @@ class Translator:
         self._complaints: dict[str, tuple[Complaint, ...]] = {}  # by the Node that gives rise to them
         self._config = config.BgpConfig()
 
-    def take(self, changed: Mapping[Key, Keyed], deleted: Iterable[Key] = ()) -> bool:
-        """Take over what changed; whether anything of it is known here, or was."""
-        known = False
+    def take(
+        self, changed: Mapping[Key, Keyed], deleted: Iterable[Key] = (), unreadable: Mapping[Key, str] = _READABLE
+    ) -> bool:
+        """Take over what changed, and what there is that is not shown; whether anything of it is known here, or was."""
+        secrets = {key.name: why for key, why in unreadable.items() if key.kind == Secret.kind}
+        known = secrets != self._unreadable_secrets
+        if known:
+            self._unreadable_secrets, self._settings = secrets, None
         for key, item in changed.items():
             if isinstance(item, Node):
                 self._nodes[item.name] = item
@@ -97,7 +104,7 @@ class Translator:
         """Return what `translate` would; the same object as before where nothing in it is another."""
         is_new = self._settings is None
         if self._settings is None:
-            self._settings = _Settings(self._others.values(), self._namespace)
+            self._settings = _Settings(self._others.values(), self._namespace, self._unreadable_secrets)
             self._parts, self._complaints = {}, {}
             self._chosen = dict.fromkeys(self._settings.selectors, frozenset())
             self._stale = set(self._nodes)
@@ -153,7 +160,7 @@ class _Part(NamedTuple):
 class _Settings:
     """What everything but Nodes says."""
 
-    def __init__(self, objects: Collection[Keyed], namespace: str) -> None:
+    def __init__(self, objects: Collection[Keyed], namespace: str, unreadable_secrets: Mapping[str, str]) -> None:
         def of(kind: type[T]) -> list[T]:
             return sorted((each for each in objects if isinstance(each, kind)), key=lambda each: each.seniority)
 
@@ -188,6 +195,7 @@ class _Settings:
                 for key, password in secret.passwords.items()
             },
             "secret_names": frozenset(secret.name for secret in secrets),
+            "unreadable_secrets": unreadable_secrets,
             **(_ways(network.spec) if network else {}),
         }
 

@@ -150,6 +150,7 @@ class BgpConfig:
     service_cidrs: tuple[Prefix, ...] = ()
     secrets: Mapping[SecretKey, Secret] = field(default_factory=dict)
     secret_names: frozenset[str] = frozenset()  # Secrets that exist, for a better message
+    unreadable_secrets: Mapping[str, str] = field(default_factory=dict)  # by name, why they are not shown to us
     node_routes: NodeRoutes = NodeRoutes.BGP
     encapsulation: Encapsulation = Encapsulation()
     encapsulation_overrides: Mapping[tuple[str, Family], Encapsulation] = field(default_factory=dict)  # by node

@@ -294,7 +294,9 @@ class _Planner:
         secret = self._config.secrets.get(key)
         if secret is not None and secret.reveal():
             return secret, ""
-        if key.name not in self._config.secret_names:
+        if why := self._config.unreadable_secrets.get(key.name):
+            reason = f"Secret {key.name} cannot be read: {why}"
+        elif key.name not in self._config.secret_names:
             reason = f"Secret {key.name} does not exist"
         elif secret is None:
             reason = f'Secret {key.name} has no key "{key.key}"'

@@ -8,7 +8,7 @@ problems, and the last good version of such an object stays in force.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.objects.kinds import Keyed
@@ -28,7 +28,9 @@ class Batch:
     deleted: frozenset[Key]  # may name objects no batch has brought: they came and went
     problems: tuple[Problem, ...]  # all that stand now, sorted
     full_lists: int
-    unreadable: frozenset[str] = frozenset()  # kinds the source does not show us: whoever needs one cannot begin
+    unreadable: Mapping[Key, str] = field(default_factory=dict)
+    """What the source does not show us and why, a kind (by a key without a name) or one object: whoever needs it cannot
+    begin."""
 
     @property
     def is_synced(self) -> bool:

@@ -7,7 +7,7 @@ slow the consumer is, no more is held than one entry for each object.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from agent.datastore import Batch
 from agent.objects.kinds import Keyed
@@ -21,7 +21,7 @@ class Feed:
     def __init__(self) -> None:
         self._news: dict[Key, Keyed | None] = {}  # None: deleted
         self._problems: dict[str, tuple[Problem, ...]] = {}
-        self._unreadable: frozenset[str] = frozenset()
+        self._unreadable: dict[Key, str] = {}
         self._full_lists = 0
         self._is_closed = False
         self._error: Exception | None = None
@@ -57,11 +57,10 @@ class Feed:
             self._problems[source] = wanted
         self._wake.set()
 
-    def set_unreadable(self, kinds: Iterable[str]) -> None:
-        """Tell which kinds the source does not show."""
-        wanted = frozenset(kinds)
-        if wanted != self._unreadable:
-            self._unreadable = wanted
+    def set_unreadable(self, reasons: Mapping[Key, str]) -> None:
+        """Tell which kinds and objects the source does not show, and why."""
+        if reasons != self._unreadable:
+            self._unreadable = dict(reasons)
             self._wake.set()
 
     def close(self, error: Exception | None = None) -> None:

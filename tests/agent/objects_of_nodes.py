@@ -17,6 +17,6 @@ def node_object(number: int, **metadata: Any) -> Keyed:
     return manifest("Node", f"n{number}", spec={"podCIDRs": cidrs}, status=status, **metadata)
 
 
-def batch(*items: Keyed, gone: tuple[Keyed, ...] = (), full_lists: int = 1) -> Batch:
+def batch(*items: Keyed, gone: tuple[Keyed, ...] = (), full_lists: int = 1, **more: Any) -> Batch:
     """Return what a datastore tells when these objects are new and those are gone."""
-    return Batch({item.key: item for item in items}, frozenset(item.key for item in gone), (), full_lists)
+    return Batch({item.key: item for item in items}, frozenset(item.key for item in gone), (), full_lists, **more)

@@ -11,6 +11,8 @@ from structlog.testing import capture_logs
 from agent import configurator
 from agent.configurator import Configurator
 from agent.draining import TAINT, Draining
+from agent.namespace import OWN_NAMESPACE
+from agent.objects.model import Key
 from felix.monitor import AddressChanged
 from tests.agent.objects_of_nodes import batch, node_object
 from tests.agent.policy_world import manifest
@@ -88,6 +90,23 @@ async def test_a_complaint_that_the_kernel_meets_is_gone_before_the_next_object_
     world.monitor.tell(AddressChanged(1))
     await world.settle()
     assert router in world.speaker.sessions
+    assert made.problems == []
+
+
+async def test_a_session_whose_secret_may_not_be_read_says_so_and_comes_up_once_it_may(
+    world: World, made: Configurator
+) -> None:
+    key, why = Key("Secret", OWN_NAMESPACE, "bgp"), '403 Forbidden: secrets "bgp" is forbidden'
+    mesh = {"nodeMesh": {"passwordSecretRef": {"name": "bgp", "key": "mesh"}}}
+    wish = manifest("BGPConfiguration", "default", apiVersion="tortie.dev/v1alpha1", spec=mesh)
+    await made.take(batch(node_object(1), node_object(2), wish, unreadable={key: why}))
+    peer = world.routing.peers[world.host(2)]
+    assert peer.reason == f"Secret bgp cannot be read: {why}"
+    assert [peer.reason in str(each) for each in made.problems] == [True]
+    await made.take(batch())
+    assert peer.reason == "Secret bgp does not exist"
+    await made.take(batch(manifest("Secret", "bgp", OWN_NAMESPACE, stringData={"mesh": "hush"})))
+    assert peer.reason == "connecting"
     assert made.problems == []
 
 

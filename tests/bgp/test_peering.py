@@ -341,12 +341,13 @@ def test_a_password_reaches_its_session_and_no_other() -> None:
 
 WITHOUT: Final = [
     ({}, "Secret bgp does not exist"),
+    ({"unreadable_secrets": {"bgp": "403 Forbidden"}}, "Secret bgp cannot be read: 403 Forbidden"),
     (secrets(other="x"), 'Secret bgp has no key "{key}"'),
     (secrets(tor="", mesh=""), 'Secret bgp has an empty key "{key}"'),
 ]
 
 
-@pytest.mark.parametrize(("given", "reason"), WITHOUT, ids=["no Secret", "no key", "empty key"])
+@pytest.mark.parametrize(("given", "reason"), WITHOUT, ids=["no Secret", "no right", "no key", "empty key"])
 def test_a_session_without_its_password_waits_and_says_why(given: dict[str, Any], reason: str) -> None:
     why = reason.format(key="tor")
     found = plan_of([node(1), node(2)], peerings=(peering(address=ROUTER, password=TOR_KEY),), **given)
@@ -356,7 +357,7 @@ def test_a_session_without_its_password_waits_and_says_why(given: dict[str, Any]
     assert [each.hindrance for peer, each in found.sessions.items() if str(peer) != ROUTER] == ["", ""]
 
 
-@pytest.mark.parametrize(("given", "reason"), WITHOUT, ids=["no Secret", "no key", "empty key"])
+@pytest.mark.parametrize(("given", "reason"), WITHOUT, ids=["no Secret", "no right", "no key", "empty key"])
 def test_a_mesh_without_its_password_waits_and_says_so_once(given: dict[str, Any], reason: str) -> None:
     why = reason.format(key="mesh")
     found = plan_of([node(1), node(2), node(3)], mesh_password=MESH_KEY, **given)

@@ -264,10 +264,10 @@ def test_secrets_that_may_not_be_read_keep_the_session_that_names_one_down_and_n
             (peer,) = ask(node.run_dir / "agent.sock", "peers", list[PeerReport])
             return peer.reason
 
-        until(lambda: reason() == "Secret bgp does not exist", reason)
+        until(lambda: reason().startswith("Secret bgp cannot be read: 403 Forbidden: secrets"), reason)
         status = node.until(lambda status: "ObjectsUnreadable" in types(status), "says why")
         (unreadable,) = [each for each in status.conditions if each.type == "ObjectsUnreadable"]
-        assert "Secret bgp: 403 Forbidden: secrets" in unreadable.message
+        assert reason().removeprefix("Secret bgp cannot be read: ") in unreadable.message
         node.until(lambda status: status.policy.in_kernel, "has policy in force all the same")
 
         node.cluster.apply(*more)

@@ -36,6 +36,7 @@ _EVERYWHERE: Final = Scope(resource_of(KINDS["Pod"]), fields=f"spec.nodeName!=,{
 class _Followed(NamedTuple):
     """A kind, or one Secret, that is read."""
 
+    about: Key  # without a name: all of a kind
     kind: Kind
     source: Source
     reflector: Reflector
@@ -131,7 +132,7 @@ class KubernetesDatastore:
         for followed in self._followed.values():
             followed.reflector.relist()
 
-    def _follow(self, name: str, kind: Kind, scope: Scope) -> None:
+    def _follow(self, name: str, kind: Kind, scope: Scope, about: str = "") -> None:
         source = Source(name, self, confirm_after_s=self._confirm_after_s)
         reflector = Reflector(
             self._client,
@@ -144,7 +145,7 @@ class KubernetesDatastore:
         task = asyncio.create_task(reflector.run(), name=f"follow {name}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        self._followed[name] = _Followed(kind, source, reflector, task)
+        self._followed[name] = _Followed(Key(kind.name, scope.namespace, about), kind, source, reflector, task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Let whoever takes the batches know of an error of ours."""
@@ -194,7 +195,7 @@ class KubernetesDatastore:
                 self._feed.put(item)
             self._withheld.clear()
         every = self._followed.values()
-        self._feed.set_unreadable(each.kind.name for each in every if each.is_done_without)
+        self._feed.set_unreadable({each.about: each.reflector.error for each in every if each.is_done_without})
         if not self._withheld and all(each.is_told for each in every):
             for each in every:
                 each.source.begin_round()
@@ -239,10 +240,10 @@ class KubernetesDatastore:
             followed.source.clear()
         for name in wanted.keys() - self._followed.keys():
             scope = Scope(resource_of(kind), self._namespace, f"metadata.name={wanted[name]}")
-            self._follow(name, kind, scope)
+            self._follow(name, kind, scope, wanted[name])
 
     def _tell_what_is_not_served(self) -> None:
-        for kind, _, reflector, _ in self._followed.values():
+        for _, kind, _, reflector, _ in self._followed.values():
             if kind.is_ours:
                 lacking = Problem(
                     kind="CustomResourceDefinition",
