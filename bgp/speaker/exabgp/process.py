@@ -1,8 +1,8 @@
 """The child processes: ExaBGP itself and its validator. Starting, ending, and reading what they say.
 
-ExaBGP dies with the agent whatever kills the agent: `setpriv --pdeathsig` asks the kernel for it. Its log comes
-over a pipe that is always drained; the few lines that matter are kept as state, and no password is in any text
-that leaves this module.
+ExaBGP dies with the agent whatever kills the agent, and its bridge with ExaBGP, also one that is stopped or hangs:
+`setpriv --pdeathsig` asks the kernel for it. Its log comes over a pipe that is always drained; the few lines that
+matter are kept as state, and no password is in any text that leaves this module.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ _REACTOR_SPEED: Final = 20
 """Hundredths of a second between two rounds of ExaBGP's loop when nothing happens; whatever happens wakes it."""
 
 _VALIDATE_S: Final = 30.0
+_LAST_WORDS_S: Final = 1.0
+"""How long the log of a dead ExaBGP is read yet: its bridge has it open, too."""
+
 _TAIL_LINES: Final = 20
 _RELOADED: Final = "loaded new configuration successfully"
 _NOT_RELOADED: Final = "could not load/reload configuration"
@@ -34,8 +37,8 @@ _SECRET: Final = re.compile(r"(md5-password\W+)[A-Za-z0-9+/=]+")
 
 
 def bridge_command(socket_path: Path) -> list[str]:
-    """Return the command line of the helper that ExaBGP runs."""
-    return [sys.executable, "-I", "-S", str(_HERE / "bridge.py"), str(socket_path)]
+    """Return the command line of the helper that ExaBGP runs. SpeakerError when a program is missing."""
+    return [*_dying_with_parent(), sys.executable, "-I", "-S", str(_HERE / "bridge.py"), str(socket_path)]
 
 
 def without_secrets(text: str) -> str:
@@ -46,8 +49,12 @@ def without_secrets(text: str) -> str:
 class Child:
     """A running ExaBGP."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, log: asyncio.StreamReader, pipe: asyncio.ReadTransport
+    ) -> None:
         self._process = process
+        self._log = log
+        self._pipe = pipe
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._listen_failures: dict[str, str] = {}
         self._reloaded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -56,20 +63,28 @@ class Child:
     @classmethod
     async def start(cls, configuration: Path) -> Child:
         """Start ExaBGP on a configuration file. SpeakerError when a program is missing."""
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise SpeakerError("setpriv is not installed (Debian package util-linux): ExaBGP is not started without it")
-        process = await asyncio.create_subprocess_exec(
-            setpriv,
-            *("--pdeathsig", "KILL", "--", sys.executable, "-I", str(_HERE / "server.py")),
-            *(str(os.getpid()), str(configuration)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
-            start_new_session=True,  # what a terminal sends to the agent's group is not meant for ExaBGP
+        # A pipe of our own: asyncio takes no process for ended while anybody has the other end of one of its pipes.
+        read_end, write_end = os.pipe()
+        log = asyncio.StreamReader()
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(log), os.fdopen(read_end, "rb", buffering=0)
         )
-        return cls(process)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_dying_with_parent(),
+                *(sys.executable, "-I", str(_HERE / "server.py"), str(os.getpid()), str(configuration)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=write_end,
+                env=_environment(),
+                start_new_session=True,  # what a terminal sends to the agent's group is not meant for ExaBGP
+            )
+        except BaseException:
+            pipe.close()
+            raise
+        finally:
+            os.close(write_end)
+        return cls(process, log, pipe)
 
     @property
     def pid(self) -> int:
@@ -94,15 +109,16 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """Whether ExaBGP is no more. `wait` may take longer: its bridge holds the log open until it ends, too."""
+        """Whether ExaBGP is no more. `wait` may take longer, for its last words."""
         with contextlib.suppress(ChildProcessError):  # it has been waited for
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         return True
 
     async def wait(self) -> str:
-        """Wait for the end; return what is known of it."""
+        """Wait for the end; return what is known of it. Not for its bridge, which may be stopped."""
         code = await self._process.wait()
-        await asyncio.wait((self._reader,))
+        await asyncio.wait((self._reader,), timeout=_LAST_WORDS_S)
+        self._pipe.close()
         ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         return f"ExaBGP {ended}: {self.last_words}" if self.last_words else f"ExaBGP {ended}"
 
@@ -116,10 +132,9 @@ class Child:
         await self.wait()
 
     async def _read_log(self) -> None:
-        assert self._process.stderr is not None  # noqa: S101  # asked for in start
         while True:
             try:
-                raw = await self._process.stderr.readline()
+                raw = await self._log.readline()
             except ValueError:  # longer than the stream's limit: what was read is dropped, the rest goes on
                 continue
             if not raw:
@@ -159,6 +174,14 @@ async def validate(configuration: Path) -> str:
     if process.returncode == 0:
         return ""
     return without_secrets(_first_words(said.decode("utf-8", "replace").splitlines())) or "exabgp validate refused it"
+
+
+def _dying_with_parent() -> tuple[str, ...]:
+    """Return what has a program killed when its parent ends, when put before it. SpeakerError when it is missing."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise SpeakerError("setpriv is not installed (Debian package util-linux): ExaBGP is not started without it")
+    return setpriv, "--pdeathsig", "KILL", "--"
 
 
 def _first_words(lines: Iterable[str]) -> str:

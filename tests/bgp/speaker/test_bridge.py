@@ -123,8 +123,9 @@ def test_it_ends_with_the_agent(bridge: Bridge) -> None:
 
 
 def test_it_imports_little() -> None:
+    command = bridge_command(Path("/nowhere"))
     told = subprocess.run(
-        [sys.executable, "-I", "-S", "-X", "importtime", *bridge_command(Path("/nowhere"))[3:]],
+        [sys.executable, "-X", "importtime", *command[command.index(sys.executable) + 1 :]],
         capture_output=True,
         text=True,
         check=False,

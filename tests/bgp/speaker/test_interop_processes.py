@@ -42,11 +42,16 @@ def bridge_of(speaker: ExaBGPSpeaker) -> int:
     return child_of(pid_of(speaker))
 
 
-def is_alive(pid: int) -> bool:
+def state_of(pid: int) -> str:
+    """Return the letter that `ps` shows; Z too where it is gone altogether."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
-        return False
+        return "Z"
+
+
+def is_alive(pid: int) -> bool:
+    return state_of(pid) != "Z"
 
 
 def processes_of(directory: Path) -> list[int]:
@@ -80,21 +85,77 @@ async def test_a_killed_exabgp_comes_back_and_the_peer_keeps_the_routes_all_alon
     assert speaker.health().restarts == 1
 
 
-async def test_an_exabgp_that_was_killed_is_the_reason_however_long_its_bridge_takes_to_end(
+def bridge_that_ends(how: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the bridge do something of its own where it would end."""
+    begin, call = "    main(sys.argv[1])", "    import signal, time\n    parent = os.getppid()\n    main(sys.argv[1])\n"
+    (directory / "bridge.py").write_text(inspect.getsource(bridge).replace(begin, f"{call}{how}"))
+    original = process.bridge_command
+
+    def command(socket: Path) -> list[str]:
+        return [str(directory / "bridge.py") if each.endswith("bridge.py") else each for each in original(socket)]
+
+    monkeypatch.setattr(process, "bridge_command", command)
+
+
+async def test_a_stopped_bridge_of_a_dead_exabgp_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow_end = "    import time\n    time.sleep(2)  # its socket is closed\n"
-    (tmp_path / "bridge.py").write_text(inspect.getsource(bridge) + slow_end)
-    command = [sys.executable, "-I", "-S", str(tmp_path / "bridge.py"), str(tmp_path / "run" / "exabgp.sock")]
-    monkeypatch.setattr(process, "bridge_command", lambda _socket: command)
+    """It has the log of ExaBGP open, and the kernel continues none that was stopped after its parent had died."""
+    monkeypatch.setattr(
+        process, "bridge_command", lambda path: [sys.executable, "-I", "-S", bridge.__file__, str(path)]
+    )
+    parted = "    while os.getppid() == parent: time.sleep(0.01)\n    time.sleep(0.05)\n"
+    bridge_that_ends(f"{parted}    os.kill(os.getpid(), signal.SIGSTOP)", tmp_path, monkeypatch)
     speaker = ExaBGPSpeaker(tmp_path / "run")
     await speaker.start()
     listener = Listener(speaker)
-    os.kill(pid_of(speaker), signal.SIGKILL)
-    lost = await listener.until(SpeakerLost)
-    assert lost.reason.startswith("ExaBGP killed by SIGKILL")
-    await listener.close()
+    dead, stopped = pid_of(speaker), [bridge_of(speaker)]
+    try:
+        os.kill(dead, signal.SIGKILL)
+        lost = await listener.until(SpeakerLost)
+        assert lost.reason.startswith("ExaBGP killed by SIGKILL")
+        await until(lambda: speaker.health().running, "the next one")
+        stopped.append(bridge_of(speaker))
+        await listener.close()
+        async with asyncio.timeout(30):
+            await speaker.stop(graceful=True)
+        await until(lambda: [*map(state_of, stopped)] == ["T", "T"], "both are stopped")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_bridge_that_does_not_end_by_itself_dies_with_its_exabgp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge_that_ends("    signal.pause()", tmp_path, monkeypatch)
+    speaker = ExaBGPSpeaker(tmp_path / "run")
+    await speaker.start()
+    pid = bridge_of(speaker)
     await speaker.stop(graceful=True)
+    try:
+        await until(lambda: not is_alive(pid), "the bridge is gone", 20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_bridge_that_is_stopped_is_replaced_with_its_exabgp(
+    lab: Lab, speaker: ExaBGPSpeaker, listener: Listener
+) -> None:
+    bird = lab.bird()
+    bird.write(options=RESTARTING)
+    bird.start()
+    retell(speaker, listener, bird)
+    configure(speaker, session(bird))
+    await until(lambda: all(map(bird.has, OURS)), "BIRD has our prefixes")
+    bridge = bridge_of(speaker)
+    os.kill(bridge, signal.SIGSTOP)
+    speaker.withdraw(bird.v4, Prefix.parse(OURS[0]))
+    lost = await listener.until(SpeakerLost)
+    assert lost.reason == "ExaBGP has not answered for 3 s"
+    await listener.until(SessionUp, count=2)
+    await until(lambda: not is_alive(bridge), "the bridge is gone")
 
 
 async def test_without_graceful_restart_the_same_test_sees_the_routes_go(
