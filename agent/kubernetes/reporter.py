@@ -34,6 +34,11 @@ LOOK_S: Final = 5.0
 COUNTS_S: Final = 60.0
 CONDITION_S: Final = 300.0
 """How often the Node's condition is read back: a cloud's controller may set it at any time."""
+_AWAY_S: Final = 30.0
+"""How long a server that is away is left alone at most: as long as by those who read. What nobody has heard of
+meanwhile is written soon after it is back, however long that took, or every node's heartbeat would be overdue."""
+_REFUSED_S: Final = 300.0
+"""... and one that says no to what is written: it will say so again."""
 
 STATUSES: Final = Resource(GROUP, "v1alpha1", "noderoutingstatuses")
 NODES: Final = Resource("", "v1", "nodes")
@@ -42,6 +47,7 @@ EVENTS: Final = Resource("events.k8s.io", "v1", "events")
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/strategic-merge-patch+json"
 _UNAVAILABLE: Final = "NetworkUnavailable"
+_UNAUTHORIZED: Final = 401  # the token ended, and the next one may be there in a moment
 
 
 class _Condition(msgspec.Struct):
@@ -82,7 +88,8 @@ class _Chore:
     def __init__(self, name: str, do: Callable[[], Awaitable[None]], first_s: float) -> None:
         self._name = name
         self._do = do
-        self._backoff = Backoff(first_s=first_s, longest_s=300.0)
+        self._away = Backoff(first_s=first_s, longest_s=_AWAY_S)
+        self._refusals = Backoff(first_s=first_s, longest_s=_REFUSED_S)
         self._not_before = 0.0
         self._error = ""
 
@@ -92,15 +99,21 @@ class _Chore:
             return
         try:
             await self._do()
-        except (Refused, Unreachable) as error:
-            at_least_s = error.retry_after_s if isinstance(error, Refused) else 0.0
-            self._not_before = now + self._backoff.failed(at_least_s)
-            if str(error) != self._error:
-                self._error = str(error)
-                log.warning("kubernetes.unwritten", what=self._name, reason=self._error)
+        except Unreachable as error:
+            self._failed(error, now + self._away.failed())
+        except Refused as error:
+            pauses = self._away if error.status == _UNAUTHORIZED else self._refusals
+            self._failed(error, now + pauses.failed(error.retry_after_s))
         else:
-            self._backoff.succeeded()
+            self._away.succeeded()
+            self._refusals.succeeded()
             self._error = ""
+
+    def _failed(self, error: Exception, not_before: float) -> None:
+        self._not_before = not_before
+        if str(error) != self._error:
+            self._error = str(error)
+            log.warning("kubernetes.unwritten", what=self._name, reason=self._error)
 
 
 class Reporter:

@@ -72,11 +72,18 @@ class Cluster:
     """A control plane below one directory. Methods that take time return when what they do is done."""
 
     def __init__(
-        self, directory: Path, *, namespace: str = "", address: str = LOOPBACK, nodes: Iterable[str] = ()
+        self,
+        directory: Path,
+        *,
+        namespace: str = "",
+        address: str = LOOPBACK,
+        nodes: Iterable[str] = (),
+        service_cidrs: str = SERVICE_CIDRS,
     ) -> None:
         self.directory = directory
         self.namespace = namespace
         self.address = address
+        self._service_cidrs = service_cidrs
         self._nodes = tuple(nodes)  # whose kubelets have a token
         self.programs = assets.directory()
         self.port, self._etcd_port, self._peer_port = free_ports(3)
@@ -143,7 +150,7 @@ class Cluster:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
-            f"--service-cluster-ip-range={SERVICE_CIDRS}",
+            f"--service-cluster-ip-range={self._service_cidrs}",
             "--allow-privileged=true",
             f"--audit-policy-file={self.directory / 'audit-policy.yaml'}",
             f"--audit-log-path={self.audit_log}",
@@ -163,7 +170,7 @@ class Cluster:
             f"--controllers={','.join(controllers)}",
             "--allocate-node-cidrs=true",
             f"--cluster-cidr={cidrs}",
-            f"--service-cluster-ip-range={SERVICE_CIDRS}",
+            f"--service-cluster-ip-range={self._service_cidrs}",
             f"--service-account-private-key-file={self.directory / 'service-accounts.key'}",
             f"--root-ca-file={self.certificate}",
             "--use-service-account-credentials=false",
@@ -218,7 +225,8 @@ class Cluster:
     @property
     def url(self) -> str:
         """Where the API server is."""
-        return f"https://{self.address}:{self.port}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"https://{host}:{self.port}"
 
     @property
     def certificate(self) -> Path:

@@ -5,9 +5,10 @@
         installed.machines["n1"].run("tortie", "peers")
 
 One network namespace holds the control plane and a bridge; every machine has a link to it, with an address of either
-family. What the chart makes is applied as it is, except that the agent's image has no programs of its own: the
-DaemonSet is given /usr and the checkout from outside. So an edit is tried by deleting the agents' pods, and nothing is
-built. kube-proxy serves Services, and agents reach the API server by one, as on any cluster.
+family, or of one where the whole cluster is to have no other. What the chart makes is applied as it is, except that the
+agent's image has no programs of its own: the DaemonSet is given /usr and the checkout from outside. So an edit is tried
+by deleting the agents' pods, and nothing is built. kube-proxy serves Services, and agents reach the API server by one,
+as on any cluster.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from agent.cni.install import PROGRAMS
+from inet.prefix import Family
 from tests.chart.rendering import objects
 from tests.containerd.machine import PLUGIN_DIR
 from tests.kubernetes import assets, kubeproxy, machine
@@ -37,8 +39,22 @@ DEADLINE_S: Final = 120.0
 _AGENT_IMAGE: Final = {"repository": "tortie.test/agent", "tag": "checkout"}
 AGENT_TAG: Final = ":".join(_AGENT_IMAGE.values())
 TORTIE: Final = Path(sys.executable).with_name("tortie")
-_GATEWAY: Final = ("172.16.9.1", "fd16:9::1")
-_POD_CIDRS: Final = "10.42.0.0/16,fd42::/48"
+
+
+class _Addresses(NamedTuple):
+    """What a cluster has of one family."""
+
+    network: str  # of the nodes: a number makes an address of it
+    prefix: str
+    pod_cidr: str
+    service_cidr: str
+
+
+_ADDRESSES: Final = {
+    Family.IPV4: _Addresses("172.16.9.", "24", "10.42.0.0/16", "10.96.0.0/16"),
+    Family.IPV6: _Addresses("fd16:9::", "64", "fd42::/48", "fd96::/112"),
+}
+BOTH: Final = tuple(Family)
 
 
 def missing() -> str:
@@ -53,28 +69,38 @@ def missing() -> str:
 class Installed:
     """The cluster. `name` begins the names of its network namespaces and of its machines' cgroups."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, families: Sequence[Family] = BOTH) -> None:
         self.cluster = cluster
         self.name = name
+        self.pod_cidrs = ",".join(_ADDRESSES[family].pod_cidr for family in families)
         self.machines: dict[str, Machine] = {}
 
     @classmethod
     @contextlib.contextmanager
     def started(
-        cls, directory: Path, name: str, nodes: Sequence[str] = ("n1", "n2", "n3"), *, proxy: str = kubeproxy.MODES[0]
+        cls,
+        directory: Path,
+        name: str,
+        nodes: Sequence[str] = ("n1", "n2", "n3"),
+        *,
+        proxy: str = kubeproxy.MODES[0],
+        families: Sequence[Family] = BOTH,
     ) -> Iterator[Self]:
         """Run a cluster for as long as the block lasts; every node in it is Ready. `proxy` is kube-proxy's mode."""
         with contextlib.ExitStack() as stack:
             stack.callback(clean_up, name, nodes)
-            _link(name, nodes)
-            cluster = stack.enter_context(Cluster.started(directory, namespace=name, address=_GATEWAY[0], nodes=nodes))
-            cluster.start_controllers(("*",), _POD_CIDRS)
+            _link(name, nodes, families)
+            services = ",".join(_ADDRESSES[family].service_cidr for family in families)
+            where = {"namespace": name, "address": _addresses(1, families)[0], "service_cidrs": services}
+            cluster = stack.enter_context(Cluster.started(directory, nodes=nodes, **where))
+            installed = cls(cluster, name, families)
+            cluster.start_controllers(("*",), installed.pod_cidrs)
             cluster.start_scheduler()
-            installed = cls(cluster, name)
             images = directory / "images.tar"
             write_archive(images, [busybox(PAUSE, "/bin/sleep", "infinity"), busybox(BUSYBOX_IMAGE), _agent_image()])
             for number, node in enumerate(nodes):
-                started = Machine.started(cluster, node, f"{name}-{node}", _addresses(number), images)
+                addresses = _addresses(11 + number, families)
+                started = Machine.started(cluster, node, f"{name}-{node}", addresses, images)
                 installed.machines[node] = stack.enter_context(started)
             installed.install()
             installed.install_proxy(proxy)
@@ -96,7 +122,7 @@ class Installed:
         """Run kube-proxy on every node, in this mode."""
         program = self.cluster.programs / "kube-proxy"
         for each in kubeproxy.objects(
-            mode, program=program, image=AGENT_TAG, server=self.cluster.url, pod_cidrs=_POD_CIDRS
+            mode, program=program, image=AGENT_TAG, server=self.cluster.url, pod_cidrs=self.pod_cidrs
         ):
             if each["kind"] == "DaemonSet":
                 lend_programs(each["spec"]["template"]["spec"], program.parent)
@@ -187,24 +213,25 @@ def clean_up(name: str, nodes: Sequence[str]) -> None:
         machine.remove_cgroups(each)
 
 
-def _addresses(number: int) -> tuple[str, ...]:
-    return tuple(f"{prefix}{11 + number}" for prefix in ("172.16.9.", "fd16:9::"))
+def _addresses(number: int, families: Sequence[Family]) -> tuple[str, ...]:
+    return tuple(f"{_ADDRESSES[family].network}{number}" for family in families)
 
 
-def _link(name: str, nodes: Sequence[str]) -> None:
+def _link(name: str, nodes: Sequence[str], families: Sequence[Family]) -> None:
     """Make the network namespaces and what links them."""
 
     def ip(namespace: str, words: str) -> None:
         subprocess.run(["ip", "-n", namespace, *words.split()], check=True)
 
-    def address(namespace: str, link: str, addresses: Sequence[str]) -> None:
-        ip(namespace, f"addr add {addresses[0]}/24 dev {link}")
-        ip(namespace, f"addr add {addresses[1]}/64 dev {link} nodad")
+    def address(namespace: str, link: str, number: int) -> None:
+        for family, each in zip(families, _addresses(number, families), strict=True):
+            at_once = "nodad" if family is Family.IPV6 else ""
+            ip(namespace, f"addr add {each}/{_ADDRESSES[family].prefix} dev {link} {at_once}")
 
     subprocess.run(["ip", "netns", "add", name], check=True)
     for words in ("link set lo up", "link add br0 type bridge", "link set br0 up"):
         ip(name, words)
-    address(name, "br0", _GATEWAY)
+    address(name, "br0", 1)
     for number, node in enumerate(nodes):
         namespace = f"{name}-{node}"
         subprocess.run(["ip", "netns", "add", namespace], check=True)
@@ -212,8 +239,8 @@ def _link(name: str, nodes: Sequence[str]) -> None:
         ip(name, f"link set {node} master br0 up")
         for link in ("lo", "eth0"):
             ip(namespace, f"link set {link} up")
-        address(namespace, "eth0", _addresses(number))
-        for gateway in _GATEWAY:
+        address(namespace, "eth0", 11 + number)
+        for gateway in _addresses(1, families):
             ip(namespace, f"route add default via {gateway}")
 
 

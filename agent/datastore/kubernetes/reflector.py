@@ -147,7 +147,9 @@ class Reflector:
     async def _refused(self, refused: Refused) -> None:
         if refused.status == 410:
             log.info("kubernetes.relist", resource=str(self._scope.resource), reason=str(refused))
-            if not self._version:
+            if self._version:
+                self._backoff.succeeded()  # the server is there, however long it was away before
+            else:
                 self._in_pages = False  # the list took longer than the server remembers: the next one in one piece
             self._version = ""
             await asyncio.sleep(self._backoff.failed())

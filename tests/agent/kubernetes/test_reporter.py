@@ -149,14 +149,47 @@ async def test_an_object_that_is_not_in_force_gets_an_event_and_another_nodes_is
     assert "Event" not in [line["what"] for line in logs if line["event"] == "kubernetes.unwritten"]
 
 
-async def test_a_server_that_is_away_is_tried_again_less_and_less_often_and_told_of_once(server: Server) -> None:
+async def attempts(server: Server) -> list[float]:
+    """Return when the status was tried to be written in 50 minutes."""
+    return [server.time for _ in range(600) if "patch noderoutingstatuses.tortie.dev" in await server.after(5)]
+
+
+async def test_a_server_that_is_away_is_tried_again_twice_a_minute_and_told_of_once(server: Server) -> None:
     server.error = Unreachable("connection refused")
     with capture_logs() as logs:
-        attempts = [server.time for _ in range(600) if "patch noderoutingstatuses.tortie.dev" in await server.after(5)]
-    pauses = [later - earlier for earlier, later in pairwise(attempts)]
+        tried = await attempts(server)
+    pauses = [later - earlier for earlier, later in pairwise(tried)]
+    assert pauses[0] <= 10
+    assert all(15 <= pause <= 35 for pause in pauses[5:])
+    assert [line["what"] for line in logs] == ["NodeRoutingStatus", "Node condition"]
+
+
+async def test_a_server_that_says_no_is_tried_again_less_and_less_often_and_told_of_once(server: Server) -> None:
+    server.error = Refused(403, "Forbidden", "not yours")
+    with capture_logs() as logs:
+        tried = await attempts(server)
+    pauses = [later - earlier for earlier, later in pairwise(tried)]
     assert pauses[0] <= 10
     assert all(150 <= pause <= 305 for pause in pauses[-3:])
     assert [line["what"] for line in logs] == ["NodeRoutingStatus", "Node condition"]
+
+
+@pytest.mark.parametrize("minutes", [1, 10, 600])
+@pytest.mark.parametrize(
+    "error", [Unreachable("connection refused"), Refused(401, "Unauthorized", "the token ended")], ids=["away", "token"]
+)
+async def test_however_long_a_server_was_away_it_hears_of_the_node_within_half_a_minute(
+    server: Server, error: Exception, minutes: int
+) -> None:
+    await server.after(0)
+    server.error = error
+    server.problems = ["BGPPeer tor: wrong"]
+    for _ in range(minutes * 12):
+        await server.after(5)
+    server.error = None
+    heard = [asked for _ in range(7) for asked in await server.after(5)]
+    assert STATUS[0] in heard
+    assert server.client.asked == []
 
 
 async def test_one_thing_that_is_refused_holds_up_no_other(server: Server) -> None:
