@@ -19,8 +19,10 @@ def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    shutil.copytree(ROOT / "docs" / "reference", tmp_path / "reference")
-    monkeypatch.setattr(module, "REFERENCE", tmp_path / "reference")
+    reference = tmp_path / "docs" / "reference"
+    shutil.copytree(ROOT / "docs" / "reference", reference)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "REFERENCE", reference)
     return module
 
 
