@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,8 +20,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from agent.draining import DrainError, Draining
 from agent.metrics import REGISTRY
 from agent.pathfinder import PathFinder, PathQuestion
+from agent.pathreport import UNKNOWN_END
 from agent.podtraffic import pod_traffic
-from agent.policy_cluster import QuestionError
+from agent.policy_cluster import QuestionError, UnknownEndError
 from agent.view import View
 from inet.prefix import Family, Prefix, parse_address
 
@@ -61,15 +62,6 @@ def control_app(view: View, draining: Draining, paths: PathFinder) -> web.Applic
         except ValueError as error:
             return _json({"error": str(error)}, 400)
 
-    async def explain_policy(request: web.Request) -> web.Response:
-        asked = request.query
-        family = FAMILIES.get(asked.get("family", ""))
-        try:
-            story = await view.policy.explain(asked.get("from", ""), asked.get("to", ""), asked.get("port", ""), family)
-        except QuestionError as error:
-            return _json({"error": str(error)}, 400)
-        return _json(story)
-
     async def follow_drops(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         with view.drops.following() as queue:
@@ -97,19 +89,19 @@ def control_app(view: View, draining: Draining, paths: PathFinder) -> web.Applic
             web.get("/v1/routes/advertised", _answer(view.advertised)),
             web.get("/v1/routes/installed", installed),
             web.get("/v1/routes/explain", explain),
-            web.get("/v1/policy/explain", explain_policy),
+            web.get("/v1/policy/explain", functools.partial(_about_packet, paths.policy_facts)),
             web.get("/v1/drops", _answer(lambda: list(view.drops.recent))),
             web.get("/v1/drops/follow", follow_drops),
             web.get("/v1/cluster", _answer(view.cluster)),
             web.get("/v1/pods", pods),
-            web.get("/v1/path", functools.partial(_path, paths)),
+            web.get("/v1/path", functools.partial(_about_packet, paths.facts)),
             *_drain_routes(view, draining),
         ]
     )
     return app
 
 
-async def _path(paths: PathFinder, request: web.Request) -> web.Response:
+async def _about_packet(find: Callable[[PathQuestion], Awaitable[Any]], request: web.Request) -> web.Response:
     asked = request.query
     source_port = asked.get("sourcePort", "0")
     question = PathQuestion(
@@ -120,7 +112,9 @@ async def _path(paths: PathFinder, request: web.Request) -> web.Response:
         FAMILIES.get(asked.get("family", "")),
     )
     try:
-        return _json(await paths.facts(question))
+        return _json(await find(question))
+    except UnknownEndError as error:
+        return _json({"error": str(error), "reason": UNKNOWN_END}, 400)
     except (QuestionError, OSError) as error:
         return _json({"error": str(error)}, 400)
 

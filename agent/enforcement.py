@@ -39,7 +39,7 @@ from felix.nft.parts import Parts, merged
 from felix.nft.table import Refusal
 from inet.prefix import Family
 from policy.compiler import Deleted, Engine, Update
-from policy.explain import Explanation, TierStory
+from policy.explain import Explanation, Stories, TierStory
 from policy.ir import Delta
 from policy.nft import decision_comment
 from policy.nftskeleton import EGRESS_OK
@@ -234,7 +234,7 @@ class NodePolicy:
         """How many addresses of pods of this node have no link that leads there."""
         return len(self._unmarked)
 
-    async def explain(self, source: str, destination: str, port: str, family: Family | None) -> Explanation:
+    async def explain(self, source: str, destination: str, port: str, family: Family | None) -> Stories:
         """Explain a packet: this node's part from what it enforces, another's as that would. Raises QuestionError."""
         number, protocol = parse_port(port)
         objects = list(self.objects.values())
@@ -248,10 +248,15 @@ class NodePolicy:
 
         cluster, here, there = await asyncio.to_thread(prepare)
         cluster.engines[self._node] = self.engine
-        story = cluster.explain(here, there, number, protocol, family)
-        return msgspec.structs.replace(story, tiers=tuple([await self._counted(tier) for tier in story.tiers]))
+        parts = cluster.explain(here, there, number, protocol, family)
+        own = [await self._counted(story) for story in parts.get(self._node, ())]
+        return {**parts, self._node: own} if own else parts
 
-    async def _counted(self, tier: TierStory) -> TierStory:
+    async def _counted(self, story: Explanation) -> Explanation:
+        tiers = tuple([await self._counted_tier(tier) for tier in story.tiers])
+        return msgspec.structs.replace(story, tiers=tiers)
+
+    async def _counted_tier(self, tier: TierStory) -> TierStory:
         """Add how often this node's kernel has decided like this."""
         chain = self.engine.ruleset.chains.get(tier.chain)
         if chain is None or self._kernel is None:

@@ -15,19 +15,27 @@ from policy.policies import Action
 from policy.resident import Resident
 
 
-def assemble(facts: Sequence[NodeFacts], unasked: Mapping[str, str]) -> Journey:
-    """Return the way. `facts` is not empty; `unasked` has the reason for each node that could not be asked."""
-    return _Assembly({each.node: each for each in facts}, unasked).journey()
+def assemble(
+    facts: Sequence[NodeFacts], unasked: Mapping[str, str], service: str = "", notes: Sequence[str] = ()
+) -> Journey:
+    """Return the way. `facts` is not empty; `unasked` has the reason for each node that could not be asked.
+
+    `service` says why the destination is none, being a service address; `notes` what else is known of it.
+    """
+    return _Assembly({each.node: each for each in facts}, unasked, service, notes).journey()
 
 
 class _Assembly:
-    def __init__(self, facts: Mapping[str, NodeFacts], unasked: Mapping[str, str]) -> None:
+    def __init__(
+        self, facts: Mapping[str, NodeFacts], unasked: Mapping[str, str], service: str, notes: Sequence[str]
+    ) -> None:
         first = next(iter(facts.values()))
         self._facts = facts
         self._unasked = unasked
         self._source, self._destination = first.source, first.destination
         self._policy = first.policy
-        self._notes: list[str] = []
+        self._service = service
+        self._notes: list[str] = [*notes]
         self._mtus: list[tuple[int, str]] = []
 
     def journey(self) -> Journey:
@@ -80,16 +88,22 @@ class _Assembly:
             yield Stage(source.node, self._start(here), tuple(_until_drop(self._leaving(here, is_local=is_local))))
             if is_local:
                 return
-        if here is not None and here.service:
+        if self._service:
             return
         if not destination.node:
             if here is not None:
                 yield Stage("", self._wire(here, str(destination)))
-                self._notes.append(f"beyond {source.node} nobody of this cluster can be asked")
+                self._notes.append(self._beyond(here))
             return
         there = self._facts.get(destination.node)
         wire = self._wire(here, destination.node) if here else destination.node
         yield Stage(destination.node, wire, tuple(_until_drop(self._arriving(there))))
+
+    def _beyond(self, here: NodeFacts) -> str:
+        if here.route.kind == "local":
+            what = f"{self._destination.address} is an address of {here.node} itself"
+            return f"{what}, as those of Services are where kube-proxy uses IPVS"
+        return f"beyond {here.node} nobody of this cluster can be asked"
 
     def _fabric(self, destination: End) -> str:
         return f"the way to {destination.node}" if destination.node else f"the way to {destination}"
@@ -123,9 +137,8 @@ class _Assembly:
         if self._source.kind == "Pod":
             yield from _through_link(facts.source_link, self._source, facts.node)
             self._note_mtu(facts.source_link, self._source)
-        if facts.service:
-            what = f"{self._destination.address} is a service address (of {facts.service})"
-            yield Fact("unknown", f"{what}: kube-proxy puts a pod's in its place; ask about that pod")
+        if self._service:
+            yield Fact("unknown", self._service)
             return
         yield from self._policies(facts, "egress")
         yield from self._policies(facts, "node")

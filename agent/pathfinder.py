@@ -19,7 +19,7 @@ from agent.drops import DropWatch
 from agent.network import NodeNetwork
 from agent.outgoing_nat import verdict
 from agent.path import ends_of
-from agent.pathreport import End, LinkFacts, NodeFacts, RouteFacts, WayFacts
+from agent.pathreport import End, LinkFacts, NodeFacts, PolicyFacts, RouteFacts, WayFacts
 from agent.routing import Routing
 from agent.tunnel_devices import Wrapping
 from agent.view import View
@@ -30,6 +30,7 @@ from felix.podinterfaces import pod_links
 from felix.protocol import protocol_name
 from felix.route import PROTOCOL, NextHop
 from inet.prefix import Family, IPAddress, Prefix, family_of
+from policy.explain import combine
 from policy.objects import PROTOCOLS
 
 _RECENT_S: Final = 60.0
@@ -59,7 +60,8 @@ class PathFinder:
     async def facts(self, question: PathQuestion) -> NodeFacts:
         """Return what this node knows of a packet. Raises QuestionError where it does not know an end, or OSError."""
         policy = self._view.policy
-        story = await policy.explain(question.source, question.destination, question.port or "ICMP", question.family)
+        port = question.port or "ICMP"
+        story = combine(await policy.explain(question.source, question.destination, port, question.family))
         source, destination = ends_of(story)
         packed = ip_address(source.address).packed, ip_address(destination.address).packed
         here = self._view.node
@@ -89,13 +91,32 @@ class PathFinder:
                 policy=story,
                 policy_error=policy.error,
                 nat=(verdict(self._network.nat.wanted, *packed) or "") if _is_pod_of(source, here) else "",
-                service=self._service(ip_address(destination.address)),
+                service=self._service(destination),
+                knows_services=self._knows_services,
                 drops=_recent(self._view.drops, source, destination, story.port),
             )
 
-    def _service(self, address: IPAddress) -> str:
-        cidrs = self._network.around.network.service_cidrs
+    async def policy_facts(self, question: PathQuestion) -> PolicyFacts:
+        """Return what policy says of a packet, as far as this node knows. Raises QuestionError."""
+        port = question.port or "ICMP"
+        stories = await self._view.policy.explain(question.source, question.destination, port, question.family)
+        source, destination = ends_of(combine(stories))
+        return PolicyFacts(
+            node=self._view.node,
+            source=source,
+            destination=destination,
+            stories={node: tuple(each) for node, each in stories.items()},
+            service=self._service(destination),
+            knows_services=self._knows_services,
+        )
+
+    def _service(self, destination: End) -> str:
+        address, cidrs = ip_address(destination.address), self._network.around.network.service_cidrs
         return next((str(cidr) for cidr in cidrs if cidr.holds(address)), "")
+
+    @property
+    def _knows_services(self) -> bool:
+        return bool(self._network.around.network.service_cidrs)
 
     def _route(self, look: _Look, route: FlowRoute, destination: bytes) -> RouteFacts:
         prefix, is_ours = route.prefix, route.protocol == PROTOCOL

@@ -5,9 +5,14 @@ As in `agent.report`: written by the agent, read by the command line, camelCase 
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from policy.explain import Explanation
+
+UNKNOWN_END: Final = "UnknownEnd"
+"""Why an agent does not answer: it knows nobody by the name of one end. Others may."""
 
 
 class End(msgspec.Struct, rename="camel", frozen=True):
@@ -72,7 +77,19 @@ class NodeFacts(msgspec.Struct, rename="camel", frozen=True):
     policy_error: str = ""  # why policy is not in the kernel as it should be
     nat: str = ""  # what its source address becomes, and why; empty: it stays
     service: str = ""  # the service addresses that the destination is one of; empty: it is none
+    knows_services: bool = True  # which addresses are Services': NetworkConfiguration has serviceCIDRs
     drops: int = 0  # packets of this kind that policy dropped here within the last minute
+
+
+class PolicyFacts(msgspec.Struct, rename="camel", frozen=True):
+    """What one node knows of policy about a packet: its own part by what it enforces, another's as that would."""
+
+    node: str
+    source: End
+    destination: End
+    stories: dict[str, tuple[Explanation, ...]]  # by node, one for each family
+    service: str = ""  # as in NodeFacts
+    knows_services: bool = True
 
 
 class Fact(msgspec.Struct, rename="camel", frozen=True):

@@ -6,19 +6,18 @@ and the agent about the objects it follows, with its own engine in place of a fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from agent.objects.policy_objects import PolicyObject, update_of
 from inet.prefix import Family
-from policy.cidr import address_text, pack_address
+from policy.cidr import pack_address
 from policy.compiler import Engine, Update
-from policy.evaluator import Packet, Verdict, evaluate
-from policy.explain import Explanation, explain
-from policy.ir import Outcome
+from policy.evaluator import Packet, evaluate
+from policy.explain import Stories, explain
 from policy.objects import PROTOCOLS, Node, Pod
 from policy.policies import Policy
 from policy.resident import Resident
@@ -28,6 +27,10 @@ _ICMP, _ICMPV6 = 1, 58
 
 class QuestionError(Exception):
     """A question that cannot be answered; the text says why."""
+
+
+class UnknownEndError(QuestionError):
+    """Nobody is known here by the name of one end; somebody else may know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +82,16 @@ class PolicyCluster:
         return self.engines[node]
 
     def place(self, text: str) -> Place:
-        """Find NAMESPACE/POD, node:NAME, an address, or the one pod or node of a bare name. Raises QuestionError."""
+        """Find NAMESPACE/POD, node:NAME, addresses, or the one pod or node of a bare name. Raises QuestionError.
+
+        An IPv6 address may be in brackets; with a comma between, they are one end's of both families.
+        """
         if text.startswith("node:"):
             return self._node(text.removeprefix("node:"))
         if "/" in text:
             return self._pod(text)
         try:
-            return self._owner(pack_address(text.removeprefix("ip:")))
+            return self._owner(tuple(map(_packed, text.removeprefix("ip:").split(","))))
         except ValueError:
             pass
         keys = [key for key, pod in self.pods.items() if pod.name == text]
@@ -94,7 +100,7 @@ class PolicyCluster:
         if not keys and text in self.nodes:
             return self._node(text)
         if not keys:
-            raise QuestionError(f"there is no pod or node {text}, and it is no address")
+            raise UnknownEndError(f"there is no pod or node {text}, and it is no address")
         return self._pod(keys[0])
 
     def _node(self, name: str) -> Place:
@@ -107,7 +113,7 @@ class PolicyCluster:
     def _pod(self, key: str) -> Place:
         pod = self.pods.get(key)
         if pod is None:
-            raise QuestionError(f"there is no pod {key}")
+            raise UnknownEndError(f"there is no pod {key}")
         if pod.completed:
             raise QuestionError(f"pod {key} has completed: it sends and receives nothing")
         if not pod.node:
@@ -116,8 +122,8 @@ class PolicyCluster:
             raise QuestionError(f"pod {key} has no address yet")
         return Place(pod.addresses, pod.node)
 
-    def _owner(self, address: bytes) -> Place:
-        return Place((address,), self._node_with(address))
+    def _owner(self, addresses: tuple[bytes, ...]) -> Place:
+        return Place(addresses, next(filter(None, map(self._node_with, addresses)), ""))
 
     def _node_with(self, address: bytes) -> str:
         for node in self.nodes.values():
@@ -128,36 +134,21 @@ class PolicyCluster:
 
     def explain(
         self, source: Place, destination: Place, port: int | None, protocol: int, family: Family | None = None
-    ) -> Explanation:
-        """Explain a packet in one family, by default the first that both ends have. Raises QuestionError.
+    ) -> Stories:
+        """Explain a packet, each end's node its own part, in one family or in all that both have.
 
-        Where the other family gets another verdict, a reason says so.
+        Raises QuestionError.
         """
-        verdicts = {each: self._verdicts(source, destination, port, protocol, each) for each in Family}
-        families = [each for each in Family if verdicts[each] and family in {None, each}]
-        if not families:
+        pairs = [(source.address(each), destination.address(each)) for each in Family if family in {None, each}]
+        nodes = dict.fromkeys(place.node for place in (source, destination) if place.node)
+        packets = [_packet(here, there, protocol, port) for here, there in pairs if here and there]
+        if not packets or not nodes:
             wanted = f"{family.label} " if family else ""
             raise QuestionError(f"the two ends have no {wanted}address of one family, or neither is in this cluster")
-        chosen, *others = families
-        story = explain(verdicts[chosen], self._who)
-        for other in others:
-            is_denied = _is_denied(verdicts[other])
-            if is_denied != _is_denied(verdicts[chosen]):
-                note = f"{other.label} ({_ends(verdicts[other])}) is {'DENIED' if is_denied else 'allowed'}"
-                story = msgspec.structs.replace(story, reasons=(*story.reasons, note))
-        return story
-
-    def _verdicts(
-        self, source: Place, destination: Place, port: int | None, protocol: int, family: Family
-    ) -> list[Verdict]:
-        """Return what each end's node says, nothing if the ends have no addresses of the family."""
-        here, there = source.address(family), destination.address(family)
-        if here is None or there is None:
-            return []
-        is_icmpv6 = protocol == _ICMP and family is Family.IPV6
-        packet = Packet(here, there, _ICMPV6 if is_icmpv6 else protocol, port)
-        nodes = dict.fromkeys(place.node for place in (source, destination) if place.node)
-        return [_without_hearsay(evaluate(self.engine(name).ruleset, packet), len(nodes)) for name in nodes]
+        return {
+            name: [explain(evaluate(self.engine(name).ruleset, packet), self._who, name) for packet in packets]
+            for name in nodes
+        }
 
     def _who(self, address: bytes) -> Resident:
         node = self._node_with(address)
@@ -166,19 +157,14 @@ class PolicyCluster:
         return msgspec.structs.replace(found, node=node) if found.kind == "Pod" else found
 
 
-def _without_hearsay(verdict: Verdict, nodes: int) -> Verdict:
-    """Leave out that a node has no part in a packet, where the other one has."""
-    is_bystander = nodes > 1 and verdict.outcome is Outcome.ALLOW and not verdict.judgements
-    return replace(verdict, reason="") if is_bystander else verdict
+def _packet(source: bytes, destination: bytes, protocol: int, port: int | None) -> Packet:
+    is_icmpv6 = protocol == _ICMP and len(source) * 8 == Family.IPV6.bits
+    return Packet(source, destination, _ICMPV6 if is_icmpv6 else protocol, port)
 
 
-def _is_denied(verdicts: Iterable[Verdict]) -> bool:
-    return any(each.outcome is Outcome.DENY for each in verdicts)
-
-
-def _ends(verdicts: Sequence[Verdict]) -> str:
-    packet = verdicts[0].packet
-    return f"{address_text(packet.source)} → {address_text(packet.destination)}"
+def _packed(text: str) -> bytes:
+    """Return an address, in brackets or without. Raises ValueError."""
+    return pack_address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
 
 
 def policies_of(objects: Iterable[object]) -> Iterator[Policy]:

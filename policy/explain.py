@@ -1,17 +1,19 @@
 """Why a packet is allowed or denied, in words: which rule decided, and what each of the others missed.
 
-Takes verdicts of the evaluator and a way to ask who has an address; gives an `Explanation` that goes to people as text
-(`render_explanation`) and to machines as it is. What a rule missed is worked out from the policy's own words and the
-labels of the pod at the other side, so that a person sees the label to change.
+Takes a node's verdict of the evaluator and a way to ask who has an address; gives an `Explanation`. What the nodes of
+both ends say is put together (`combine`), and goes to people as text (`render_explanation`) and to machines as it is.
+What a rule missed is worked out from the policy's own words and the labels of the pod at the other side, so that a
+person sees the label to change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, TypeAlias
 
 import msgspec
 
+from inet.prefix import Family
 from policy.cidr import address_text, pack_address
 from policy.evaluator import Judgement, Packet, TierDecision, Verdict
 from policy.ir import Direction, Outcome, Rule, SetKind, SetRef
@@ -19,6 +21,8 @@ from policy.objects import PROTOCOL_NAMES
 from policy.policies import Action, BlockPeer, NodePeer, Peer, PodPeer, PortMatch, Selection, UnknownPeer
 from policy.resident import Resident
 from policy.selector import Operator, Requirement, Selector
+
+_WORDS: Final = {"allow": "allowed", "deny": "DENIED", "unknown": "unknown"}
 
 Who: TypeAlias = Callable[[bytes], Resident]
 """Asks who has an address."""
@@ -49,6 +53,7 @@ class TierStory(msgspec.Struct, frozen=True, rename="camel"):
 
     direction: str
     action: str  # Accept, Deny or Pass
+    node: str = ""  # that judges so
     tier: str = ""
     chain: str = ""  # its name in the kernel's table
     policies: tuple[str, ...] = ()  # that select the pod
@@ -61,7 +66,7 @@ class TierStory(msgspec.Struct, frozen=True, rename="camel"):
 class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     """The whole story of one packet."""
 
-    verdict: str  # allow or deny
+    verdict: str  # allow, deny, or unknown where a node that has a part in it said nothing
     source: Resident
     destination: Resident
     protocol: str
@@ -70,29 +75,75 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     reasons: tuple[str, ...]  # what is no policy's doing
 
 
-def explain(verdicts: Sequence[Verdict], who: Who) -> Explanation:
-    """Explain a packet from its verdicts: one of its source's node, and if that is another, its destination's."""
-    packet = verdicts[0].packet
-    is_denied = any(each.outcome is Outcome.DENY for each in verdicts)
+Stories: TypeAlias = Mapping[str, Sequence[Explanation]]
+"""What is said of a packet, by node: an explanation for each family, in the same order everywhere."""
+
+
+def combine(parts: Stories, missing: Sequence[str] = ()) -> Explanation:
+    """Return one story from the parts of all nodes that have one; of these the `missing` said nothing. One is there.
+
+    It is about the first family; where the other one gets another verdict, a reason says so.
+    """
+    stories = [each for some in parts.values() for each in some]
+    first, *others = dict.fromkeys(map(_family, stories))
+    told = _whole([each for each in stories if _family(each) is first], missing)
+    for family in others:
+        other = _whole([each for each in stories if _family(each) is family], missing)
+        if other.verdict != told.verdict:
+            ends = f"{other.source.address} → {other.destination.address}"
+            note = f"{family.label} ({ends}) is {_WORDS[other.verdict]}"
+            told = msgspec.structs.replace(told, reasons=(*told.reasons, note))
+    return told
+
+
+def _family(story: Explanation) -> Family:
+    return Family.IPV6 if ":" in story.source.address else Family.IPV4
+
+
+def _whole(stories: Sequence[Explanation], missing: Sequence[str]) -> Explanation:
+    """Put what nodes say together. Each knows its own pods best; of others it may know the address alone."""
+    verdicts = {each.verdict for each in stories}
+    is_alone = len(stories) + len(missing) == 1
+    # That a node has no part in a packet is no news where another one has.
+    telling = [each for each in stories if is_alone or each.tiers or each.verdict == "deny"]
+    return msgspec.structs.replace(
+        stories[0],
+        verdict="deny" if "deny" in verdicts else "unknown" if missing else "allow",
+        source=_best(each.source for each in stories),
+        destination=_best(each.destination for each in stories),
+        tiers=tuple(tier for each in stories for tier in each.tiers),
+        reasons=tuple(dict.fromkeys(reason for each in telling for reason in each.reasons)),
+    )
+
+
+def _best(residents: Iterable[Resident]) -> Resident:
+    return max(residents, key=lambda each: (bool(each.name), each.namespace_labels is not None, len(each.labels)))
+
+
+def explain(verdict: Verdict, who: Who, node: str = "") -> Explanation:
+    """Explain what becomes of a packet on one node."""
+    packet = verdict.packet
     source, destination = who(packet.source), who(packet.destination)
     stories: list[TierStory] = []
-    for judgement in (each for verdict in verdicts for each in verdict.judgements):
-        stories += [_tier_story(judgement, each, packet, source, destination) for each in judgement.decisions]
+    for judgement in verdict.judgements:
+        stories += [
+            _tier_story(judgement, each, packet, source, destination, node=node) for each in judgement.decisions
+        ]
         if not judgement.decisions:
-            stories.append(TierStory(direction=str(judgement.direction), action=str(Action.ACCEPT)))
+            stories.append(TierStory(direction=str(judgement.direction), action=str(Action.ACCEPT), node=node))
     return Explanation(
-        verdict="deny" if is_denied else "allow",
+        verdict="deny" if verdict.outcome is Outcome.DENY else "allow",
         source=source,
         destination=destination,
         protocol=PROTOCOL_NAMES.get(packet.protocol, str(packet.protocol)),
         port=packet.port,
         tiers=tuple(stories),
-        reasons=tuple(dict.fromkeys(each.reason for each in verdicts if each.reason)),
+        reasons=(verdict.reason,) if verdict.reason else (),
     )
 
 
 def _tier_story(
-    judgement: Judgement, decision: TierDecision, packet: Packet, source: Resident, destination: Resident
+    judgement: Judgement, decision: TierDecision, packet: Packet, source: Resident, destination: Resident, *, node: str
 ) -> TierStory:
     peer = source if judgement.direction is Direction.INGRESS else destination
     rules = []
@@ -102,6 +153,7 @@ def _tier_story(
             break
     return TierStory(
         direction=str(judgement.direction),
+        node=node,
         tier=decision.chain.tier.label,
         chain=decision.chain.name,
         policies=tuple(map(str, decision.chain.policies)),
@@ -230,7 +282,7 @@ def _port_part(match: PortMatch, packet: Packet, destination: Resident) -> Part:
 
 def render_explanation(explanation: Explanation) -> str:
     """Return an explanation as lines for a person."""
-    verdict = "DENIED" if explanation.verdict == "deny" else "ALLOWED"
+    verdict = _WORDS[explanation.verdict].upper()
     port = f"{explanation.port}/" if explanation.port is not None else ""
     lines = [f"{verdict:<8} {explanation.source} → {explanation.destination} {port}{explanation.protocol}"]
     for tier in explanation.tiers:

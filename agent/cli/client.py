@@ -23,7 +23,11 @@ class UnreachableError(Exception):
 
 
 class RefusedError(Exception):
-    """The agent did not take the question; the text is its answer."""
+    """The agent did not take the question; the text is its answer, `reason` the same for machines, if there is one."""
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -94,12 +98,13 @@ def _accepted(connection: _UnixConnection) -> http.client.HTTPResponse:
     """Return the answer, its body yet to be read. Raises RefusedError for one that says no."""
     response = connection.getresponse()
     if response.status != http.HTTPStatus.OK:
-        raise RefusedError(_reason(response.status, response.read()))
+        raise _refusal(response.status, response.read())
     return response
 
 
-def _reason(status: int, body: bytes) -> str:
+def _refusal(status: int, body: bytes) -> RefusedError:
     try:
-        return str(msgspec.json.decode(body)["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return f"the agent answered {status}"
+        said = msgspec.json.decode(body)
+        return RefusedError(str(said["error"]), str(said.get("reason", "")))
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return RefusedError(f"the agent answered {status}")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from agent.cli.everywhere import everywhere
-from agent.cli.output import FOUND, OK, Format, OutputOption, SocketOption, console, end_with, fail, print_json
+from agent.cli.client import socket_path
+from agent.cli.ends import Inquiry, OnlyHereOption, Told
+from agent.cli.everywhere import ContextOption, KubeconfigOption, LabOption, NamespaceOption, NodeOption, Where
+from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, end_with, fail, print_json
+from agent.namespace import OWN_NAMESPACE
+from agent.pathreport import End, PolicyFacts
 
 if TYPE_CHECKING:
     from agent.policy_cases import CaseReport
     from inet.prefix import Family
     from policy.explain import Explanation
+    from policy.resident import Resident
 
 # What a command needs to import is imported in it: `tortie --help` must not wait for it.
 
@@ -24,6 +30,9 @@ app = typer.Typer(no_args_is_help=True, help="Policy: what is allowed and why, o
 DirectoryArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Directory of manifests.", exists=True, file_okay=False)
 ]
+
+
+_STATUS: Final = {"allow": OK, "deny": FOUND, "unknown": FAILED}
 
 
 class Engine(enum.StrEnum):
@@ -98,17 +107,16 @@ def _print_case(report: CaseReport) -> None:
 
 
 @app.command()
-@everywhere()
 def explain(
     source: Annotated[str, typer.Argument(metavar="SRC", help="NAMESPACE/POD, node:NAME or an address.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="As SRC.")],
-    port: Annotated[str, typer.Argument(metavar="PORT/PROTO", help="Such as 5432/TCP, 53/UDP.")],
+    port: Annotated[str, typer.Argument(metavar="[PORT/PROTO]", help="Such as 5432/TCP. Without: a ping.")] = "",
     *,
     config: Annotated[
         Path | None,
         typer.Option(
             "--config",
-            help="Directory of manifests to ask, instead of the running agent.",
+            help="Directory of manifests to ask, instead of running agents.",
             exists=True,
             file_okay=False,
         ),
@@ -116,32 +124,88 @@ def explain(
     family: Annotated[
         FamilyName | None, typer.Option("--family", help="By default the first that both ends have.")
     ] = None,
+    only_here: OnlyHereOption = False,
+    node: NodeOption = "",
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = "",
+    namespace: NamespaceOption = OWN_NAMESPACE,
+    lab: LabOption = "",
     output: OutputOption = Format.TABLE,
     socket: SocketOption = None,
 ) -> None:
     """Say whether a connection is allowed, and which rule of which policy decides.
 
-    Exit status 1 if it is denied.
+    The agents at both ends are asked, each for its own part: this one over its socket, others through the cluster of
+    --kubeconfig or the lab. Exit status 1 if it is denied, 2 if that depends on somebody who could not be asked.
 
-    Example: tortie policy explain shop/front shop/db-0 5432/TCP --config manifests/
+    Example: tortie policy explain shop/front shop/db-0 5432/TCP
     """
-    if config is None:
-        story = _ask_agent(source, destination, port, family, socket)
-    else:
+    if config is not None:
+        if node or only_here:
+            fail("--config: manifests are asked, no agent: leave --node and --only-here out")
         story = _explain_offline(config, source, destination, port, family)
+    else:
+        given = {"port": port, "family": family or ""}
+        question = {"from": source, "to": destination, **{name: str(value) for name, value in given.items() if value}}
+        where = Where(node=node, all_nodes=False, kubeconfig=kubeconfig, context=context, lab=lab, namespace=namespace)
+        inquiry = Inquiry("policy/explain", PolicyFacts, question, where, socket_path(socket))
+        if only_here:
+            inquiry.print_here()
+            return
+        story = _put_together(asyncio.run(inquiry.ask()))
     if output is Format.JSON:
         print_json(story)
     else:
-        from policy.explain import render_explanation
+        _print_story(story)
+    raise typer.Exit(_STATUS[story.verdict])
 
-        for line in render_explanation(story).splitlines():
-            console().print(line, soft_wrap=True)
-        for tier in story.tiers:
-            if tier.chain:
-                found = f": {'; '.join(tier.sets)}" if tier.sets else ""
-                counted = "" if tier.packets is None else f", {tier.packets} packets so far on this node"
-                typer.echo(f"  nft {tier.direction:<8} chain {tier.chain}{found}{counted}")
-    raise typer.Exit(FOUND if story.verdict == "deny" else OK)
+
+def _put_together(told: Told[PolicyFacts]) -> Explanation:
+    """Take each node's own part, and in place of one that could not be asked what another knows of its rules."""
+    import msgspec
+
+    from policy.explain import combine
+
+    stories: dict[str, tuple[Explanation, ...]] = {}
+    missing: list[str] = []
+    remarks = list(told.notes)
+    for name in dict.fromkeys(filter(None, (told.source.node, told.destination.node))):
+        known = [each for each in (told.facts.get(name), *told.facts.values()) if each and name in each.stories]
+        why = "" if name in told.facts else f"{name} was not asked: {told.unasked.get(name, 'it is not known')}"
+        if known:
+            stories[name] = known[0].stories[name]
+            remarks += [f"{why}; its part is as {known[0].node} knows it"] if why else []
+        else:
+            missing.append(name)
+            remarks.append(why or f"{name} does not know of it")
+    if told.service:
+        missing.append(told.service)
+        remarks.append(told.service)
+    story = combine(stories or told.first.stories, missing)
+    source, destination = _called(story.source, told.source), _called(story.destination, told.destination)
+    reasons = (*story.reasons, *remarks)
+    return msgspec.structs.replace(story, source=source, destination=destination, reasons=reasons)
+
+
+def _called(resident: Resident, end: End) -> Resident:
+    """Give somebody the name that the cluster has for him, where the agents have none."""
+    import msgspec
+
+    if resident.name or not end.name:
+        return resident
+    return msgspec.structs.replace(resident, kind=end.kind, name=end.name, node=end.node)
+
+
+def _print_story(story: Explanation) -> None:
+    from policy.explain import render_explanation
+
+    for line in render_explanation(story).splitlines():
+        console().print(line, soft_wrap=True)
+    for tier in story.tiers:
+        if tier.chain:
+            found = f": {'; '.join(tier.sets)}" if tier.sets else ""
+            counted = "" if tier.packets is None else f", {tier.packets} packets so far on {tier.node}"
+            typer.echo(f"  nft {tier.direction:<8} chain {tier.chain}{found}{counted}")
 
 
 def _explain_offline(
@@ -149,6 +213,7 @@ def _explain_offline(
 ) -> Explanation:
     from agent.datastore.directory import read_directory
     from agent.policy_cluster import PolicyCluster, QuestionError, parse_port
+    from policy.explain import combine
 
     objects, problems = read_directory(directory)
     for problem in problems:
@@ -156,28 +221,9 @@ def _explain_offline(
     cluster = PolicyCluster(objects)
     try:
         ends = cluster.place(source), cluster.place(destination)
-        return cluster.explain(*ends, *parse_port(port), _family(family) if family else None)
+        return combine(cluster.explain(*ends, *parse_port(port or "ICMP"), _family(family) if family else None))
     except QuestionError as error:
         fail(str(error))
-
-
-def _ask_agent(source: str, destination: str, port: str, family: FamilyName | None, socket: Path | None) -> Explanation:
-    from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
-    from policy.explain import Explanation
-
-    query = {"from": source, "to": destination, "port": port, **({"family": family} if family else {})}
-    try:
-        return ask(socket_path(socket), "policy/explain", Explanation, **query)
-    except (UnreachableError, RefusedError) as error:
-        fail(with_hint(str(error)))
-
-
-def with_hint(reason: str) -> str:
-    """Add to what an agent says of a pod it does not know why that may be."""
-    if not reason.startswith("there is no pod"):
-        return reason
-    why = "of another node's the agent knows the address alone, unless a policy speaks of pods"
-    return f"{reason}; {why}: give that, or draw tortie path where you have a kubeconfig"
 
 
 @app.command("compile")

@@ -50,6 +50,39 @@ class Record(NamedTuple):
         return f"STALE: its agent last wrote NodeRoutingStatus {self.age_s / 60:.0f} minutes ago"
 
 
+class Located(NamedTuple):
+    """Who an end of a packet is, as the cluster knows it. `trouble` says why it is no end now; empty if it is one."""
+
+    kind: str  # Pod, Node, or empty for an address that may be some pod's of a node
+    name: str  # NAMESPACE/NAME of a pod
+    node: str
+    addresses: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+class Service(NamedTuple):
+    """What the cluster knows of a service address. Without a name no Service has it."""
+
+    name: str = ""  # NAMESPACE/NAME
+    cidr: str = ""  # the range of service addresses that it is in, where that is known
+    pods: tuple[str, ...] = ()  # that are ready to serve it
+    ports: Mapping[str, str] = {}  # which port of the pods each port of the Service is, as in 53/UDP: 8053/UDP
+
+    def words(self, address: str, port: str) -> str:
+        """Say what becomes of a packet to it; empty where it is no service address. `port` may be empty."""
+        if not self.name:
+            return f"{address} is a service address (of {self.cidr}), but no Service has it" if self.cidr else ""
+        what = f"{address} is the address of Service {self.name}"
+        if self.ports and port and port not in self.ports:
+            return f"{what}, which has no port {port}: it has {', '.join(self.ports)}"
+        if not self.pods:
+            return f"{what}, which no pod is ready to serve"
+        first, *others = self.pods
+        more = f", or {len(others)} other{'s' if len(others) > 1 else ''}" if others else ""
+        target = f" {self.ports[port]}" if port in self.ports else ""
+        return f"{what}: kube-proxy puts a pod's in its place; ask about {first}{target}{more}"
+
+
 class Fleet(Protocol):
     """A cluster's nodes. `name` is for people: lab two-racks, cluster prod."""
 
@@ -60,11 +93,11 @@ class Fleet(Protocol):
     async def nodes(self) -> Mapping[str, str]:
         """Return all nodes in order, each with why its agent cannot be asked, empty if it can. Raises FleetError."""
 
-    async def node_of(self, end: str) -> str:
-        """Return the node that a pod is on (NAMESPACE/NAME or NAME), empty if nobody knows. Raises FleetError."""
+    async def locate(self, end: str) -> Sequence[Located]:
+        """Return who may be meant by NAMESPACE/POD, a bare name, node:NAME or an address. Raises FleetError."""
 
-    async def addresses_of(self, end: str) -> Sequence[str]:
-        """Return the addresses of a pod (NAMESPACE/NAME or NAME), none if nobody knows. Raises FleetError."""
+    async def service_at(self, address: str) -> Service | None:
+        """Return what is known of an address as a Service's; None where Services are not known. Raises FleetError."""
 
     async def recorded(self) -> Sequence[Record] | None:
         """Return what the agents wrote down of themselves; None where they do not. Raises FleetError."""

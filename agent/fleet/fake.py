@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agent.fleet import FleetError, NodeUnreachableError, Outcome, Record
+from agent.fleet import FleetError, Located, NodeUnreachableError, Outcome, Record, Service
 
 
 class FakeFleet:
@@ -19,16 +19,16 @@ class FakeFleet:
         self,
         answers: Mapping[str, Outcome | str | list[Outcome]],
         *,
-        pods: Mapping[str, str] | None = None,
-        addresses: Mapping[str, Sequence[str]] | None = None,
+        located: Mapping[str, Sequence[Located]] | None = None,
+        services: Mapping[str, Service] | None = None,
         recorded: Sequence[Record] | None = None,
     ) -> None:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
         self.error = ""  # why nothing can be asked at all
         self.is_closed = False
         self._answers = answers
-        self._pods = pods or {}
-        self._addresses = addresses or {}
+        self._located = located or {}
+        self._services = services
         self._recorded = recorded
 
     async def nodes(self) -> Mapping[str, str]:
@@ -36,15 +36,15 @@ class FakeFleet:
         self._check()
         return {node: answer if isinstance(answer, str) else "" for node, answer in sorted(self._answers.items())}
 
-    async def node_of(self, end: str) -> str:
-        """Return the node of a pod."""
+    async def locate(self, end: str) -> Sequence[Located]:
+        """Return whom it was told of."""
         self._check()
-        return self._pods.get(end, "")
+        return self._located.get(end, ())
 
-    async def addresses_of(self, end: str) -> Sequence[str]:
-        """Return the addresses of a pod."""
+    async def service_at(self, address: str) -> Service | None:
+        """Return the Service it was told of."""
         self._check()
-        return self._addresses.get(end, ())
+        return None if self._services is None else self._services.get(address, Service())
 
     async def recorded(self) -> Sequence[Record] | None:
         """Return what was given."""

@@ -7,13 +7,16 @@ and create pods/exec in the agent's namespace.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 import msgspec
 
-from agent.fleet import FleetError, NodeUnreachableError, Outcome, Record
+from agent.fleet import FleetError, Located, NodeUnreachableError, Outcome, Record, Service
+from agent.fleet.services import ListMeta, P, service_at
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client, Request, Resource
 from agent.kubernetes.errors import Refused, Unreachable
@@ -22,21 +25,21 @@ from agent.namespace import OWN_NAMESPACE
 from agent.objects.kinds import KINDS
 from agent.objects.node_routing_status import NodeRoutingStatus
 from agent.objects.problem import Invalid
+from inet.prefix import IPAddress, Prefix
 
 AGENT_LABELS: Final = "app.kubernetes.io/name=tortie,app.kubernetes.io/component=agent"
 AGENT_CONTAINER: Final = "agent"
 PAGE: Final = 500
 
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")  # RFC 1123, as objects are named
+_ENDED: Final = frozenset({"Succeeded", "Failed"})
 _NODES: Final = Resource("", "v1", "nodes")
 _PODS: Final = Resource("", "v1", "pods")
 
 
-class _ListMeta(msgspec.Struct, frozen=True):
-    continue_: str = msgspec.field(name="continue", default="")
-
-
 class _Meta(msgspec.Struct, frozen=True):
     name: str = ""
+    namespace: str = ""
 
 
 class _PodSpec(msgspec.Struct, frozen=True, rename="camel"):
@@ -52,8 +55,22 @@ class _PodStatus(msgspec.Struct, frozen=True):
     addresses: list[_PodAddress] = msgspec.field(name="podIPs", default_factory=list)
 
 
+class _NodeSpec(msgspec.Struct, frozen=True):
+    pod_cidrs: list[str] = msgspec.field(name="podCIDRs", default_factory=list)
+
+
+class _NodeAddress(msgspec.Struct, frozen=True):
+    address: str = ""
+
+
+class _NodeStatus(msgspec.Struct, frozen=True):
+    addresses: list[_NodeAddress] = []
+
+
 class _Node(msgspec.Struct, frozen=True):
     metadata: _Meta
+    spec: _NodeSpec = _NodeSpec()
+    status: _NodeStatus = _NodeStatus()
 
 
 class _Pod(msgspec.Struct, frozen=True):
@@ -62,27 +79,19 @@ class _Pod(msgspec.Struct, frozen=True):
     status: _PodStatus = _PodStatus()
 
 
-class _Page(Protocol):
-    @property
-    def metadata(self) -> _ListMeta: ...
-
-
-P = TypeVar("P", bound=_Page)
-
-
 class _Nodes(msgspec.Struct, frozen=True):
     items: list[_Node]
-    metadata: _ListMeta = _ListMeta()
+    metadata: ListMeta = ListMeta()
 
 
 class _Pods(msgspec.Struct, frozen=True):
     items: list[_Pod]
-    metadata: _ListMeta = _ListMeta()
+    metadata: ListMeta = ListMeta()
 
 
 class _Documents(msgspec.Struct, frozen=True):
     items: list[dict[str, Any]]
-    metadata: _ListMeta = _ListMeta()
+    metadata: ListMeta = ListMeta()
 
 
 class KubernetesFleet:
@@ -92,6 +101,7 @@ class KubernetesFleet:
         self._client = client
         self._namespace = namespace
         self._agents: Mapping[str, _Pod] | None = None
+        self._nodes: Sequence[_Node] | None = None
 
     @classmethod
     def of(cls, kubeconfig: Path, context: str, namespace: str) -> KubernetesFleet:
@@ -106,27 +116,51 @@ class KubernetesFleet:
     async def nodes(self) -> Mapping[str, str]:
         """Return every Node, and why there is no agent to ask on it."""
         agents = await self._agent_pods()
-        found = [
-            node.metadata.name async for page in self._pages(Request("list", _NODES), _Nodes) for node in page.items
-        ]
-        return {name: _absence(agents.get(name), self._namespace) for name in sorted(found)}
+        names = sorted(node.metadata.name for node in await self._all_nodes())
+        return {name: _absence(agents.get(name), self._namespace) for name in names}
 
-    async def node_of(self, end: str) -> str:
-        """Return the node of a pod, by NAMESPACE/NAME, NAME or address; of several of a name, of none."""
-        nodes = {pod.spec.node_name for pod in await self._pods_called(end)}
-        return nodes.pop() if len(nodes) == 1 else ""
+    async def _all_nodes(self) -> Sequence[_Node]:
+        if self._nodes is None:
+            self._nodes = [node async for page in self._pages(Request("list", _NODES), _Nodes) for node in page.items]
+        return self._nodes
 
-    async def addresses_of(self, end: str) -> Sequence[str]:
-        """Return the addresses of a pod, found as by `node_of`; of several of a name, none."""
-        pods = await self._pods_called(end)
-        return [each.ip for each in pods[0].status.addresses] if len(pods) == 1 else []
+    async def locate(self, end: str) -> Sequence[Located]:
+        """Return who may be meant. The pod of an address is looked for on the node whose pod CIDR holds it."""
+        if end.startswith("node:"):
+            return await self._nodes_called(end.removeprefix("node:"))
+        try:
+            address = ip_address(end.removeprefix("ip:").strip("[]"))
+        except ValueError:
+            return await self._called(end)
+        for node in await self._all_nodes():
+            if str(address) in (each.address for each in node.status.addresses):
+                return [Located("Node", node.metadata.name, node.metadata.name)]
+            if any(_holds(cidr, address) for cidr in node.spec.pod_cidrs):
+                here = await self._pods(f"spec.nodeName={node.metadata.name}")
+                nobody = Located("", "", node.metadata.name, (str(address),))
+                return [each for each in here if str(address) in each.addresses] or [nobody]
+        return await self._pods(f"status.podIP={address}")
 
-    async def _pods_called(self, end: str) -> list[_Pod]:
-        namespace, _, name = end.rpartition("/")
-        is_address = ":" in end or end.replace(".", "").isdecimal()
-        field = f"status.podIP={end}" if is_address else f"metadata.name={name}"
-        request = Request("list", _PODS, namespace, query={"fieldSelector": f"{field},status.phase=Running"})
-        return [pod async for page in self._pages(request, _Pods) for pod in page.items]
+    async def _called(self, end: str) -> list[Located]:
+        namespace, slash, name = end.rpartition("/")
+        if not all(_NAME.fullmatch(each) for each in ([namespace, name] if slash else [name])):
+            return []
+        found = await self._pods(f"metadata.name={name}", namespace)
+        return found or ([] if slash else await self._nodes_called(name))
+
+    async def _nodes_called(self, name: str) -> list[Located]:
+        return [Located("Node", name, name) for node in await self._all_nodes() if node.metadata.name == name]
+
+    async def _pods(self, field: str, namespace: str = "") -> list[Located]:
+        """Return the pods that a field selector finds; of those that have ended only where there are no others."""
+        request = Request("list", _PODS, namespace, query={"fieldSelector": field})
+        pods = [pod async for page in self._pages(request, _Pods) for pod in page.items]
+        living = [pod for pod in pods if pod.status.phase not in _ENDED]
+        return [_located(pod) for pod in living or pods]
+
+    async def service_at(self, address: str) -> Service | None:
+        """Return the Service that has an address, with the pods behind it."""
+        return await service_at(self._client, self._pages, address)
 
     async def recorded(self) -> Sequence[Record] | None:
         """Return the NodeRoutingStatus of every node."""
@@ -182,6 +216,22 @@ class KubernetesFleet:
             if not found.metadata.continue_:
                 return
             query["continue"] = found.metadata.continue_
+
+
+def _located(pod: _Pod) -> Located:
+    name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+    addresses = tuple(each.ip for each in pod.status.addresses)
+    trouble = "" if addresses else f"pod {name} has no address yet: it is {pod.status.phase or 'not started'}"
+    if pod.status.phase in _ENDED:
+        trouble = f"pod {name} has completed: it sends and receives nothing"
+    return Located("Pod", name, pod.spec.node_name, addresses, trouble)
+
+
+def _holds(cidr: str, address: IPAddress) -> bool:
+    try:
+        return Prefix.parse(cidr).contains(Prefix.of_host(address))
+    except ValueError:
+        return False
 
 
 def _absence(pod: _Pod | None, namespace: str) -> str:

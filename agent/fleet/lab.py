@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from agent.fleet import FleetError, NodeUnreachableError, Outcome, Record
+from agent.fleet import FleetError, Located, NodeUnreachableError, Outcome, Record, Service
 from agent.lab.lab import Lab
 from agent.lab.state import LabError, default_root, the_only_name
 
@@ -34,14 +34,23 @@ class LabFleet:
         names = sorted(name for name, node in self._lab.topology.nodes.items() if node.daemon == "agent")
         return {name: "" if self._lab.is_running(name) else "no agent runs there" for name in names}
 
-    async def node_of(self, end: str) -> str:
-        """Return the node of a pod by its name."""
-        return self._lab.topology.pods.get(end.rpartition("/")[2], "")
+    async def locate(self, end: str) -> Sequence[Located]:
+        """Return the pod or node of a name. Whose an address is every agent of a lab knows."""
+        plan = self._lab.plan
+        if (name := end.removeprefix("node:")) in plan.nodes:
+            return [Located("Node", name, name)]
+        namespace, _, name = end.rpartition("/")
+        return [
+            Located("Pod", f"{pod.namespace}/{name}", node, tuple(map(str, plan.hosts[name])))
+            for node, said in plan.nodes.items()
+            for pod in said.pods
+            if pod.name == name and namespace in {"", pod.namespace}
+        ]
 
-    async def addresses_of(self, end: str) -> Sequence[str]:
-        """Return none: agents of a lab know every pod by its name."""
-        del end
-        return ()
+    async def service_at(self, address: str) -> Service | None:
+        """Return None: there are no Services."""
+        del address
+        return None
 
     async def recorded(self) -> Sequence[Record] | None:
         """Return None: without an API server there is nowhere to write."""

@@ -16,6 +16,7 @@ from agent.draining import Draining
 from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.pathfinder import PathFinder
+from agent.pathreport import UNKNOWN_END, NodeFacts
 from agent.report import DrainReport, Explanation, InstalledRoute, PeerReport, StatusReport
 from agent.view import View
 from inet.prefix import Family
@@ -90,6 +91,16 @@ async def test_a_question_the_agent_cannot_take_is_answered_with_the_reason(sock
         await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="here")
     with pytest.raises(RefusedError, match=r"'10\.42\.2\.1/24' has host bits set"):
         await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="10.42.2.1/24")
+
+
+@pytest.mark.parametrize("what", ["path", "policy/explain"])
+async def test_that_an_end_is_not_known_is_said_to_people_and_to_machines(socket: Path, what: str) -> None:
+    with pytest.raises(RefusedError, match=r"^there is no pod x/a$") as refused:
+        await asyncio.to_thread(ask, socket, what, NodeFacts, **{"from": "x/a", "to": "192.0.2.1", "port": "80"})
+    assert refused.value.reason == UNKNOWN_END
+    with pytest.raises(RefusedError, match="is not PORT/PROTOCOL") as refused:
+        await asyncio.to_thread(ask, socket, what, NodeFacts, **{"from": "x/a", "to": "192.0.2.1", "port": "x"})
+    assert refused.value.reason == ""
 
 
 async def test_no_agent_is_said_in_one_sentence(tmp_path: Path) -> None:

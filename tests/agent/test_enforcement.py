@@ -14,6 +14,7 @@ from felix.nft.elements import PLAIN
 from felix.nft.enforcement import Content, SetContent
 from felix.nft.table import Batch, Definition, Refusal, SetText
 from inet.prefix import Family
+from policy.explain import combine
 from policy.nftskeleton import CHAINS
 from tests.agent.policy_world import FakePolicyKernel, PolicyWorld, enforcing, manifest
 
@@ -333,7 +334,7 @@ async def test_an_explanation_counts_the_packets_that_were_judged_alike(world: P
         RuleCount("NetworkPolicy x/p rule 1", 7, 420),
         RuleCount("no rule of x/p", 41, 2460),
     ]
-    story = await world.policy.explain("x/a", "x/b", "80/TCP", None)
+    story = combine(await world.policy.explain("x/a", "x/b", "80/TCP", None))
     assert (story.verdict, story.tiers[-1].packets) == ("deny", 41)
 
 

@@ -228,13 +228,18 @@ def test_out_of_the_cluster_and_into_it() -> None:
 
 
 def test_a_service_address_is_nobodys_to_follow() -> None:
-    journey = assemble([on_n1(destination=OUTSIDE, service="192.0.2.0/24")], {})
-    assert (journey.verdict, journey.reason) == (
-        "unknown",
-        "192.0.2.1 is a service address (of 192.0.2.0/24): kube-proxy puts a pod's in its place; ask about that pod",
-    )
+    what = "192.0.2.1 is the address of Service shop/db: kube-proxy puts a pod's in its place; ask about shop/db-0"
+    journey = assemble([on_n1(destination=OUTSIDE)], {}, what)
+    assert (journey.verdict, journey.reason) == ("unknown", what)
     assert len(journey.stages) == 1
     assert journey.notes == ()
+
+
+def test_an_address_of_the_nodes_own_that_is_nobodys_is_not_beyond_it() -> None:
+    journey = assemble([on_n1(destination=OUTSIDE, route=LOCAL)], {})
+    assert journey.notes[-1] == (
+        "192.0.2.1 is an address of n1 itself, as those of Services are where kube-proxy uses IPVS"
+    )
 
 
 def test_policy_that_is_not_in_force_and_recent_drops_are_noted() -> None:

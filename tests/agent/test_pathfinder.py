@@ -52,10 +52,10 @@ class Finder:
         self.network = idle_network(world.routing, node.policy)
         self.drops = DropWatch("n1", node.policy.engine, None)
         self.view = View("n1", world.routing, node.policy, self.drops, FakeDatastore(), network=self.network)
-        self._finder = PathFinder(self.view, world.routing, self.network)
+        self.find = PathFinder(self.view, world.routing, self.network)
 
     async def facts(self, source: str, destination: str, port: str = "80/TCP", source_port: int = 0) -> NodeFacts:
-        return await self._finder.facts(PathQuestion(source, destination, port, source_port, self.family))
+        return await self.find.facts(PathQuestion(source, destination, port, source_port, self.family))
 
     def route(self, destination: Prefix | str, words: str) -> None:
         self.pods.ip(None, f"route add {destination} {words} proto 97")
@@ -160,12 +160,35 @@ async def test_packets_from_elsewhere_are_asked_about_as_they_would_arrive(finde
     assert (await finder.facts("x/away", "x/p1")).route.error
 
 
+async def test_without_a_word_of_services_nobody_is_said_to_be_one(finder: Finder) -> None:
+    facts = await finder.facts("x/p0", "10.43.0.10" if finder.family is Family.IPV4 else "fd43::a")
+    assert (facts.service, facts.knows_services) == ("", False)
+
+
+async def test_of_policy_each_node_has_its_part(finder: Finder) -> None:
+    question = PathQuestion("x/p0", "x/away", "80/TCP", family=finder.family)
+    facts = await finder.find.policy_facts(question)
+    assert (facts.node, facts.source.name, facts.destination.node) == ("n1", "x/p0", "n2")
+    assert {node: [tier.node for each in some for tier in each.tiers] for node, some in facts.stories.items()} == {
+        "n1": ["n1"],
+        "n2": ["n2"],
+    }
+
+
+async def test_addresses_of_both_families_are_one_end(finder: Finder) -> None:
+    v4, v6 = (finder.pods.address(family, 0) for family in Family)
+    both = await finder.facts(f"{v4},{v6}", "x/p1")
+    assert both.source.name == "x/p0"
+    assert (await finder.facts(f"[{v6}]" if finder.family is Family.IPV6 else v4, "x/p1")).source == both.source
+
+
 async def test_a_service_address_is_told_to_be_one(finder: Finder) -> None:
     services = "10.43.0.0/16" if finder.family is Family.IPV4 else "fd43::/112"
     settings = {"serviceCIDRs": [services]}
     finder.network.take(batch(manifest("NetworkConfiguration", "default", spec=settings)))
     address = "10.43.0.10" if finder.family is Family.IPV4 else "fd43::a"
-    assert (await finder.facts("x/p0", address)).service == services
+    facts = await finder.facts("x/p0", address)
+    assert (facts.service, facts.knows_services) == (services, True)
     assert (await finder.facts("x/p0", "x/p1")).service == ""
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from agent.datastore.directory import read_directory
-from agent.policy_cluster import PolicyCluster, QuestionError, parse_port, policies_of
+from agent.policy_cluster import PolicyCluster, QuestionError, UnknownEndError, parse_port, policies_of
 from inet.prefix import Family
+from policy.cidr import address_text
+from policy.explain import combine
 from tests.agent.policy_world import manifest
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "policies"
@@ -39,6 +41,20 @@ def test_ends_are_found_by_every_name(cluster: PolicyCluster) -> None:
     assert cluster.place(text).node == cluster.place(f"ip:{text}").node == pod.node
     assert cluster.place(f"node:{pod.node}") == cluster.place(pod.node)
     assert cluster.place("192.0.2.77").node == ""
+
+
+def test_an_end_may_be_addresses_of_both_families_and_brackets_are_none_of_it(cluster: PolicyCluster) -> None:
+    db = cluster.place("shop/db")
+    v4, v6 = (address_text(db.address(family) or b"") for family in Family)
+    assert cluster.place(f"{v4},{v6}") == cluster.place(f"ip:{v4},[{v6}]")
+    assert {*cluster.place(f"{v4},{v6}").addresses} == {*db.addresses}
+    assert cluster.place(f"[{v6}]").node == db.node
+
+
+@pytest.mark.parametrize("text", ["shop/ghost", "ghost", "10.0.0.1,ghost", "[10.0.0.1", ""])
+def test_who_is_not_known_here_may_be_elsewhere(cluster: PolicyCluster, text: str) -> None:
+    with pytest.raises(UnknownEndError):
+        cluster.place(text)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +95,7 @@ def test_one_name_of_several_pods_is_asked_back() -> None:
 
 
 def test_each_node_is_asked_and_only_those_that_have_a_part(cluster: PolicyCluster) -> None:
-    story = cluster.explain(cluster.place("shop/front"), cluster.place("shop/db"), 5432, 6)
+    story = combine(cluster.explain(cluster.place("shop/front"), cluster.place("shop/db"), 5432, 6))
     assert story.verdict == "deny"
     assert {tier.direction for tier in story.tiers} == {"egress", "ingress"}
     assert not story.reasons

@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.fleet import FleetError, NodeUnreachableError
+from agent.fleet import FleetError, Located, NodeUnreachableError, Service
 from agent.fleet.kubernetes import KubernetesFleet
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
@@ -198,12 +199,43 @@ async def test_the_node_of_a_pod_is_found_by_name_and_address(world: World, flee
     world.node("k1", agent=False)
     world.node("k2", agent=False)
     world.pod("front", "k1", "look-shop")
-    assert await fleet.node_of("look-shop/front") == "k1"
-    assert await fleet.node_of("front") == "k1"
-    assert await fleet.node_of("10.42.0.7") == "k1"
-    assert await fleet.node_of("look-shop/back") == ""
+    found = [Located("Pod", "look-shop/front", "k1", ("10.42.0.7",))]
+    for end in ("look-shop/front", "front", "10.42.0.7"):
+        assert await fleet.locate(end) == found
+    assert await fleet.locate("look-shop/back") == []
+    assert await fleet.locate("node:k2") == [Located("Node", "k2", "k2")]
     world.pod("front", "k2", "look-other")
-    assert await fleet.node_of("front") == "", "it may be either"
+    assert {each.node for each in await fleet.locate("front")} == {"k1", "k2"}, "it may be either"
+
+
+async def test_a_service_address_is_found_with_who_serves_it(world: World, fleet: KubernetesFleet) -> None:
+    """The server gives addresses out; of its ranges it tells since Kubernetes 1.33."""
+    world.make({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "look-shop"}})
+    meta = {"name": "db", "namespace": "look-shop"}
+    ports = [{"name": "sql", "port": 5432, "targetPort": 15432}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}}
+    slice_ = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": meta | {"labels": {"kubernetes.io/service-name": "db"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "sql", "port": 15432}],
+        "endpoints": [
+            {"addresses": ["10.42.0.9"], "targetRef": {"kind": "Pod", "name": "db-0", "namespace": "look-shop"}}
+        ],
+    }
+    world.make(service, slice_)
+    address = world.cluster.get(service)["spec"]["clusterIP"]
+    assert await fleet.service_at(address) == Service(
+        "look-shop/db", "", ("look-shop/db-0",), {"5432/TCP": "15432/TCP"}
+    )
+    world.cluster.delete(slice_)
+    world.cluster.delete(service)
+    found = await fleet.service_at(address)
+    assert found is not None
+    assert found.name == ""
+    assert ip_address(address) in ip_network(found.cidr)
+    assert await fleet.service_at("192.0.2.1") == Service()
 
 
 async def test_what_agents_wrote_down_is_read_page_by_page(
@@ -277,4 +309,15 @@ async def test_a_real_agent_is_asked_through_the_api_server(world: World, tmp_pa
         assert (mine["answer"]["localASN"], mine["answer"]["routesInstalled"]) == (64512, 2)
         status, text = await tortie("path", "node:n1", "10.42.9.7", "--node", "n1", "-o", "json")
         assert (status, json.loads(text)["verdict"]) == (1, "dropped"), text
+        status, text = await tortie("policy", "explain", "node:n1", "10.42.9.7", "80", "-o", "json")
+        story = json.loads(text)
+        assert (status, story["verdict"]) == (0, "allow"), text
+        assert story["reasons"] == ["a node always reaches its own pods"]
+        address = world.cluster.get(
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kubernetes", "namespace": "default"}}
+        )["spec"]["clusterIP"]
+        for words in (("path", "node:n1", address), ("policy", "explain", "node:n1", address)):
+            status, text = await tortie(*words, "443/TCP", "-o", "json")
+            assert (status, json.loads(text)["verdict"]) == (2, "unknown"), text
+            assert f"{address} is the address of Service default/kubernetes" in text
         world.cluster.delete(record)

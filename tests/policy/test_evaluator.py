@@ -82,7 +82,7 @@ def test_the_story_agrees_with_the_verdict(objects: dict[tuple[str, str], Update
     engine = engine_of(objects.values())
     for packet in packets(objects.values(), chance, 50):
         verdict = evaluate(engine.ruleset, packet)
-        story = explain([verdict], engine.who)
+        story = explain(verdict, engine.who)
         assert (story.verdict == "allow") is (verdict.outcome is Outcome.ALLOW)
         for tier in story.tiers:
             for rule in tier.rules:

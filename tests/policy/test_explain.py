@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from policy.cidr import pack_address
 from policy.compiler import Update
 from policy.evaluator import Packet, evaluate
-from policy.explain import Explanation, explain, render_explanation
+from policy.explain import Explanation, combine, explain, render_explanation
+from policy.resident import Resident
 from tests.policy.scenarios import (
     DB_IN,
     NODE,
@@ -24,7 +26,7 @@ DB, FRONT, API, PROBE, STRANGER = map(
 
 def story(source: bytes, destination: bytes, port: int | None, *policies: Update, protocol: int = 6) -> Explanation:
     engine = engine_of([*SHOP, *policies])
-    return explain([evaluate(engine.ruleset, Packet(source, destination, protocol, port))], engine.who)
+    return explain(evaluate(engine.ruleset, Packet(source, destination, protocol, port)), engine.who)
 
 
 def text(*arguments: object, **keywords: int) -> list[str]:
@@ -149,9 +151,46 @@ def test_both_ends_nodes_tell_one_story() -> None:
     packet = Packet(FRONT, API, 6, 80)
     objects = [*SHOP, network_policy("shop/closed", podSelector=labels(app="api"))]
     here, there = engine_of(objects), engine_of(objects, "n2")
-    whole = explain([evaluate(each.ruleset, packet) for each in (here, there)], here.who)
+    parts = {
+        name: [explain(evaluate(each.ruleset, packet), each.who, name)] for name, each in (("n1", here), ("n2", there))
+    }
+    whole = combine(parts)
     assert whole.verdict == "deny"
-    assert [(tier.direction, tier.action) for tier in whole.tiers] == [("egress", "Accept"), ("ingress", "Deny")]
+    assert [(tier.node, tier.direction, tier.action) for tier in whole.tiers] == [
+        ("n1", "egress", "Accept"),
+        ("n2", "ingress", "Deny"),
+    ]
+
+
+def part(verdict: str, source: str = "10.42.0.7", destination: str = "10.42.1.9", *, name: str = "") -> Explanation:
+    return Explanation(verdict, Resident(source, name=name), Resident(destination), "TCP", 80, (), ())
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "missing", "whole"),
+    [
+        (("allow", "allow"), (), "allow"),
+        (("allow", "deny"), (), "deny"),
+        (("allow",), ("n2",), "unknown"),
+        (("deny",), ("n2",), "deny"),
+    ],
+)
+def test_one_no_is_enough_and_a_yes_takes_everybody(
+    verdicts: tuple[str, ...], missing: tuple[str, ...], whole: str
+) -> None:
+    assert combine({f"n{i}": [part(each)] for i, each in enumerate(verdicts)}, missing).verdict == whole
+
+
+def test_the_story_has_the_names_of_whoever_knows_them() -> None:
+    assert combine({"n1": [part("allow")], "n2": [part("allow", name="x/a")]}).source.name == "x/a"
+
+
+def test_a_family_that_gets_another_verdict_is_told_of_whichever_end_says_so() -> None:
+    six = {"source": "fd42::7", "destination": "fd42:0:0:1::9"}
+    told = combine({"n1": [part("allow"), part("allow", **six)], "n2": [part("allow"), part("deny", **six)]})
+    assert (told.verdict, told.reasons) == ("allow", ("IPv6 (fd42::7 → fd42:0:0:1::9) is DENIED",))
+    told = combine({"n1": [part("deny"), part("allow", **six)], "n2": [part("allow"), part("deny", **six)]})
+    assert (told.verdict, told.reasons) == ("deny", ())
 
 
 def test_it_goes_to_json_as_it_is() -> None:
@@ -165,5 +204,5 @@ def test_it_goes_to_json_as_it_is() -> None:
 
 def test_a_pod_of_an_unknown_namespace_is_said_to_be() -> None:
     engine = engine_of([*SHOP, DB_IN, pod("new/a", "10.42.2.50", place="n2")])
-    told = explain([evaluate(engine.ruleset, Packet(pack_address("10.42.2.50"), DB, 6, 5432))], engine.who)
+    told = explain(evaluate(engine.ruleset, Packet(pack_address("10.42.2.50"), DB, 6, 5432)), engine.who)
     assert told.tiers[0].rules[0].peers[0].found == "namespace new is not known"

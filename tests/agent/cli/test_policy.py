@@ -6,12 +6,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from agent.cli.client import RefusedError
+from agent.cli.client import UnreachableError
 from agent.cli.main import app
+from agent.fleet import Service
+from agent.pathreport import End, PolicyFacts
+from policy.explain import Explanation, RuleStory, TierStory
+from policy.resident import Resident
+from tests.agent.cli.asking import World, in_pod, said, world_of
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "policies"
 
@@ -250,11 +256,138 @@ def test_pods_that_no_policy_selects_are_found(tmp_path: Path) -> None:
     assert found[0]["message"] == "no policy selects it: everything to and from it is allowed"
 
 
-def test_a_pod_that_an_agent_does_not_know_may_be_another_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: str) -> None:
-        raise RefusedError("there is no pod shop/db-0")
+# Running agents at both ends
 
-    monkeypatch.setattr("agent.cli.client.ask", refuse)
-    done = tortie("explain", "shop/front", "shop/db-0", "80/TCP")
-    assert done.exit_code == 2
-    assert "there is no pod shop/db-0; of another node's the agent knows the address alone" in done.output
+RULE = RuleStory("shop/out", 1, "", "Accept", matches=True, peers=(), ports=())
+OUT = TierStory(
+    "egress", "Accept", "n1", "NetworkPolicy", "egress4_x", ("shop/out",), "shop/out #1", rules=(RULE,), packets=7
+)
+IN = TierStory("ingress", "Deny", "n2", "NetworkPolicy", "ingress4_y", ("shop/in",), packets=41)
+HEARSAY = msgspec.structs.replace(IN, packets=None)
+SOURCE, DESTINATION = "10.42.0.7", "10.42.1.9"
+
+
+def part(*tiers: TierStory, source: str = "", destination: str = "", six: bool = False) -> Explanation:
+    ends = ("fd42::7", "fd42:0:0:1::9") if six else (SOURCE, DESTINATION)
+    residents = (
+        Resident(address, "Pod" if name else "", name)
+        for address, name in zip(ends, (source, destination), strict=True)
+    )
+    verdict = "deny" if any(tier.action == "Deny" for tier in tiers) else "allow"
+    return Explanation(verdict, *residents, "TCP", 5432, tiers, ())
+
+
+def facts(node: str, stories: dict[str, tuple[Explanation, ...]], **more: Any) -> PolicyFacts:
+    """What a node says that knows its own pod by name, and of the other nothing but its address."""
+    source = End(SOURCE, "Pod", "shop/front", "n1") if node == "n1" else End(SOURCE)
+    destination = End(DESTINATION, "Pod", "shop/db-0", "n2") if node == "n2" else End(DESTINATION)
+    return PolicyFacts(node, **{"source": source, "destination": destination, "stories": stories} | more)
+
+
+FROM_N1 = facts("n1", {"n1": (part(OUT, source="shop/front"),)})
+FROM_N2 = facts("n2", {"n2": (part(IN, destination="shop/db-0"),)})
+DB = End(DESTINATION, "Pod", "shop/db-0", "n2")
+KNOWS_BOTH = facts("n1", {"n1": (part(OUT),), "n2": (part(HEARSAY),)}, destination=DB)
+LOCATED = {
+    "shop/front": in_pod("shop/front", "n1", SOURCE),
+    "shop/db-0": in_pod("shop/db-0", "n2", DESTINATION),
+}
+WORDS = ("policy", "explain", "shop/front", "shop/db-0", "5432/TCP")
+NO_AGENT = UnreachableError("no agent here")
+
+world = pytest.fixture(world_of)
+
+
+def test_each_end_is_asked_for_its_own_part_and_both_are_one_verdict(world: World) -> None:
+    run, fleet = world(NO_AGENT, {"n1": said(FROM_N1), "n2": said(FROM_N2)}, located=LOCATED)
+    status, text = run(*WORDS)
+    assert status == 1
+    assert text.splitlines() == [
+        "DENIED   shop/front (10.42.0.7) → shop/db-0 (10.42.1.9) 5432/TCP",
+        "  egress   allowed  shop/out #1: to anybody   every port",
+        "  ingress  DENIED   shop/in selects the pod; none of its rules matches",
+        "  nft egress   chain egress4_x, 7 packets so far on n1",
+        "  nft ingress  chain ingress4_y, 41 packets so far on n2",
+    ]
+    words = ("policy", "explain", "--only-here", "--", SOURCE, DESTINATION, "5432/TCP")
+    assert fleet.asked == [("n1", words), ("n2", words)]
+
+
+def test_the_verdict_as_json_says_whose_each_tier_is(world: World) -> None:
+    run, _ = world(NO_AGENT, {"n1": said(FROM_N1), "n2": said(FROM_N2)}, located=LOCATED)
+    story = json.loads(run(*WORDS, "-o", "json")[1])
+    assert (story["verdict"], story["source"]["name"], story["destination"]["name"]) == (
+        "deny", "shop/front", "shop/db-0"
+    )  # fmt: skip
+    assert [(tier["node"], tier["direction"], tier["packets"]) for tier in story["tiers"]] == [
+        ("n1", "egress", 7),
+        ("n2", "ingress", 41),
+    ]
+
+
+def test_on_a_node_the_other_end_is_asked_where_it_can_be(world: World) -> None:
+    run, fleet = world(KNOWS_BOTH, {"n2": said(FROM_N2)})
+    story = json.loads(run(*WORDS, "-o", "json")[1])
+    assert [tier["packets"] for tier in story["tiers"]] == [7, 41], "n2's own"
+    assert [node for node, _ in fleet.asked] == ["n2"]
+
+
+def test_a_part_that_another_node_tells_is_said_to_be(world: World) -> None:
+    run, _ = world(KNOWS_BOTH)
+    status, text = run(*WORDS)
+    assert status == 1
+    assert "  n2 was not asked: there is no cluster to ask; its part is as n1 knows it\n" in text
+
+
+@pytest.mark.parametrize(("tier", "verdict", "status"), [(OUT, "unknown", 2), (IN, "deny", 1)])
+def test_without_a_part_that_nobody_knows_only_a_no_is_certain(
+    world: World, tier: TierStory, verdict: str, status: int
+) -> None:
+    told = facts("n1", {"n1": (part(tier),)})
+    run, _ = world(NO_AGENT, {"n1": said(told), "n2": "its agent's pod is Pending"}, located=LOCATED)
+    ended, text = run(*WORDS, "-o", "json")
+    story = json.loads(text)
+    assert (ended, story["verdict"]) == (status, verdict)
+    assert "n2 was not asked: its agent's pod is Pending" in story["reasons"]
+
+
+def test_both_families_of_both_ends_are_asked_about(world: World) -> None:
+    four, six = part(OUT), part(OUT, six=True)
+    there = facts("n2", {"n2": (part(), part(IN, six=True))})
+    located = {
+        "shop/front": in_pod("shop/front", "n1", SOURCE, "fd42::7"),
+        "shop/db-0": in_pod("shop/db-0", "n2", DESTINATION, "fd42:0:0:1::9"),
+    }
+    run, fleet = world(NO_AGENT, {"n1": said(facts("n1", {"n1": (four, six)})), "n2": said(there)}, located=located)
+    status, text = run(*WORDS)
+    assert status == 0
+    assert "  IPv6 (fd42::7 → fd42:0:0:1::9) is DENIED\n" in text
+    assert fleet.asked[1][1][-3:-1] == (f"{SOURCE},fd42::7", f"{DESTINATION},fd42:0:0:1::9")
+
+
+def test_policy_says_nothing_of_a_service_address_but_whose_it_is(world: World) -> None:
+    service = Service("shop/db", "", ("shop/db-0",), {"5432/TCP": "5432/TCP"})
+    vip = facts("n1", {"n1": (part(OUT),)}, destination=End("10.96.0.10"))
+    run, _ = world(vip, {}, services={"10.96.0.10": service})
+    status, text = run("policy", "explain", "shop/front", "10.96.0.10", "5432/TCP")
+    assert status == 2
+    assert text.startswith("UNKNOWN ")
+    assert "ask about shop/db-0 5432/TCP" in text
+
+
+def test_only_here_is_what_the_agent_said_of_policy(world: World) -> None:
+    run, fleet = world(FROM_N1, {})
+    status, text = run(*WORDS, "--only-here")
+    assert (status, msgspec.json.decode(text, type=PolicyFacts)) == (0, FROM_N1)
+    assert fleet.asked == []
+
+
+def test_manifests_are_of_no_node() -> None:
+    result = tortie("explain", "api", "db", "5432", "--config", EXAMPLES, "--node", "n1")
+    assert (result.exit_code, "--config: manifests are asked, no agent" in result.stderr) == (2, True)
+
+
+def test_without_a_port_it_is_a_ping() -> None:
+    result = tortie("explain", "shop/api", "shop/db", "--config", EXAMPLES)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0].endswith(" ICMP")

@@ -58,6 +58,6 @@ async def test_one_node_that_cannot_be_reached_leaves_the_others_alone() -> None
 async def test_a_cluster_that_cannot_be_asked_says_so_whatever_is_asked() -> None:
     dead = FakeFleet({})
     dead.error = "connection refused"
-    for ask in (dead.nodes, dead.recorded, lambda: dead.node_of("a/b")):
+    for ask in (dead.nodes, dead.recorded, lambda: dead.locate("a/b")):
         with pytest.raises(FleetError, match="connection refused"):
             await ask()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from agent.fleet import FleetError, NodeUnreachableError, Outcome, kubernetes
+from agent.fleet import FleetError, Located, NodeUnreachableError, Outcome, kubernetes
 from agent.fleet.kubernetes import AGENT_CONTAINER, AGENT_LABELS, KubernetesFleet
 from agent.kubernetes.client import Request
 from agent.kubernetes.errors import Refused, Unreachable
@@ -15,8 +16,18 @@ from agent.kubernetes.exec import Ended
 from tests.agent.kubernetes.apiserver import FakeClient
 
 
-def pod(name: str, node: str, phase: str = "Running") -> dict[str, Any]:
-    return {"metadata": {"name": name}, "spec": {"nodeName": node}, "status": {"phase": phase}}
+def pod(name: str, node: str, phase: str = "Running", addresses: Sequence[str] = ()) -> dict[str, Any]:
+    status = {"phase": phase, "podIPs": [{"ip": each} for each in addresses]}
+    return {"metadata": {"name": name, "namespace": "shop"}, "spec": {"nodeName": node}, "status": status}
+
+
+def node(number: int) -> dict[str, Any]:
+    addresses = [{"address": each} for each in (f"192.168.0.{number}", f"fd00::{number}", f"n{number}")]
+    return {
+        "metadata": {"name": f"n{number}"},
+        "spec": {"podCIDRs": [f"10.42.{number}.0/24", f"fd42:0:0:{number}::/64"]},
+        "status": {"addresses": addresses},
+    }
 
 
 class Cluster:
@@ -32,7 +43,7 @@ class Cluster:
     def _answer(self, request: Request) -> dict[str, Any]:
         match str(request.resource):
             case "nodes":
-                return {"items": [{"metadata": {"name": name}} for name in ("n3", "n1", "n2")]}
+                return {"items": [node(number) for number in (3, 1, 2)]}
             case "pods" if request.query.get("labelSelector") == AGENT_LABELS:
                 return {"items": self.agents}
             case "pods":
@@ -68,41 +79,65 @@ async def test_a_long_list_is_read_page_by_page() -> None:
     assert list(await KubernetesFleet(FakeClient(answer)).nodes()) == ["n1", "n2"]
 
 
+WEB = Located("Pod", "shop/web", "n2", ("10.42.2.9", "fd42:0:0:2::9"))
+
+
 @pytest.mark.parametrize(
     ("end", "namespace", "field"),
     [
         ("shop/web", "shop", "metadata.name=web"),
         ("web", "", "metadata.name=web"),
-        ("10.42.1.9", "", "status.podIP=10.42.1.9"),
-        ("fd42::9", "", "status.podIP=fd42::9"),
+        ("10.42.2.9", "", "spec.nodeName=n2"),
+        ("fd42:0:0:2::9", "", "spec.nodeName=n2"),
+        ("[fd42:0:0:2::9]", "", "spec.nodeName=n2"),
+        ("ip:10.42.2.9", "", "spec.nodeName=n2"),
     ],
 )
 async def test_a_pod_is_looked_for_by_what_it_was_called(end: str, namespace: str, field: str) -> None:
     cluster = Cluster()
-    cluster.found = [pod("web", "n2")]
-    assert await cluster.fleet.node_of(end) == "n2"
-    (asked,) = cluster.client.asked
-    assert (asked.namespace, asked.query["fieldSelector"]) == (namespace, f"{field},status.phase=Running")
+    cluster.found = [pod("web", "n2", addresses=WEB.addresses)]
+    assert await cluster.fleet.locate(end) == [WEB]
+    asked = cluster.client.asked[-1]
+    assert (asked.namespace, asked.query["fieldSelector"]) == (namespace, field)
 
 
-async def test_a_name_that_pods_of_two_nodes_have_is_no_answer() -> None:
+async def test_a_pod_with_an_address_of_no_node_s_range_is_looked_for_by_it() -> None:
     cluster = Cluster()
-    cluster.found = [pod("web", "n1"), pod("web", "n2")]
-    assert await cluster.fleet.node_of("web") == ""
-    cluster.found = []
-    assert await cluster.fleet.node_of("web") == ""
+    cluster.found = [pod("web", "n2", addresses=["10.99.0.9"])]
+    assert [each.node for each in await cluster.fleet.locate("10.99.0.9")] == ["n2"]
+    assert cluster.client.asked[-1].query["fieldSelector"] == "status.podIP=10.99.0.9"
 
 
-async def test_addresses_of_a_pod_are_those_of_the_only_one_of_its_name() -> None:
+async def test_an_address_of_a_node_s_range_that_no_pod_has_is_still_of_that_node() -> None:
+    assert await Cluster().fleet.locate("10.42.2.77") == [Located("", "", "n2", ("10.42.2.77",))]
+
+
+@pytest.mark.parametrize("end", ["node:n2", "n2", "192.168.0.2", "fd00::2"])
+async def test_a_node_is_found_by_its_name_and_addresses(end: str) -> None:
+    assert await Cluster().fleet.locate(end) == [Located("Node", "n2", "n2")]
+
+
+@pytest.mark.parametrize("end", ["node:n9", "shop/web", "a,b=c", "Shop/web", "192.0.2.1", "", "/", "a/b/c"])
+async def test_who_is_not_there_is_nobody(end: str) -> None:
+    assert await Cluster().fleet.locate(end) == []
+
+
+async def test_all_pods_of_a_name_are_told_and_those_that_have_ended_only_where_there_are_no_others() -> None:
     cluster = Cluster()
-    found = pod("web", "n1")
-    found["status"]["podIPs"] = [{"ip": "10.42.1.9"}, {"ip": "fd42::9"}]
-    cluster.found = [found]
-    assert await cluster.fleet.addresses_of("shop/web") == ["10.42.1.9", "fd42::9"]
-    cluster.found = [found, pod("web", "n2")]
-    assert await cluster.fleet.addresses_of("web") == []
-    cluster.found = [pod("web", "n1")]
-    assert await cluster.fleet.addresses_of("web") == []
+    done = pod("web", "n1", "Succeeded", addresses=["10.42.1.8"])
+    cluster.found = [pod("web", "n1", addresses=["10.42.1.9"]), pod("web", "n2", addresses=["10.42.2.9"]), done]
+    assert [each.node for each in await cluster.fleet.locate("web")] == ["n1", "n2"]
+    cluster.found = [done]
+    assert [each.trouble for each in await cluster.fleet.locate("web")] == [
+        "pod shop/web has completed: it sends and receives nothing"
+    ]
+
+
+async def test_a_pod_without_an_address_is_no_end_yet() -> None:
+    cluster = Cluster()
+    cluster.found = [pod("web", "", "Pending")]
+    (found,) = await cluster.fleet.locate("shop/web")
+    assert found.trouble == "pod shop/web has no address yet: it is Pending"
 
 
 async def test_a_status_of_another_version_is_left_out() -> None:
