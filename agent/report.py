@@ -105,7 +105,7 @@ class InstalledRoute(msgspec.Struct, rename="camel", frozen=True):
     carried: CarriedReport | None = None  # None: a blackhole
 
 
-class Explanation(msgspec.Struct, rename="camel", frozen=True):
+class RouteExplanation(msgspec.Struct, rename="camel", frozen=True):
     """Everything known of one prefix: every path with what became of it, the route, who is told."""
 
     prefix: str

@@ -22,11 +22,11 @@ from agent.report import (
     CniReport,
     ConditionReport,
     DrainReport,
-    Explanation,
     FamilyCounts,
     InstalledRoute,
     PeerReport,
     PolicyReport,
+    RouteExplanation,
     StatusReport,
     timestamp,
 )
@@ -145,7 +145,7 @@ class View:
         wrappings = self._routing.carrier.wrappings()
         return [self._installed(row, wrappings) for row in await self._routing.fib.installed()]
 
-    async def explain(self, prefix: Prefix) -> Explanation:
+    async def explain(self, prefix: Prefix) -> RouteExplanation:
         """Say everything about one prefix."""
         routing = self._routing
         paths = self._paths(prefix)
@@ -161,7 +161,7 @@ class View:
                 note += f"; {max(covering, key=lambda other: other.length)} covers it"
             if why := carriage_report.left_out(routing, prefix):
                 note += f"; {why}"
-        return Explanation(
+        return RouteExplanation(
             prefix=str(prefix),
             paths=paths,
             route=self._installed(row, self._routing.carrier.wrappings()) if row else None,
@@ -169,7 +169,7 @@ class View:
             note=note,
         )
 
-    async def explain_address(self, address: IPAddress) -> Explanation:
+    async def explain_address(self, address: IPAddress) -> RouteExplanation:
         """Say everything about the longest prefix that holds an address, as the kernel would choose it."""
         host = Prefix.of_host(address)
         known = {*self._routing.rib.chosen(), *(row.destination for row in await self._routing.fib.installed())}

@@ -12,6 +12,7 @@ import msgspec
 
 from agent import doctor, pathreport, report
 from agent.cli import everywhere
+from policy.explain import Explanation
 
 ANSWERS: Final[dict[str, Any]] = {
     "tortie status": report.StatusReport,
@@ -20,7 +21,9 @@ ANSWERS: Final[dict[str, Any]] = {
     "tortie routes available": list[report.AvailableRoute],
     "tortie routes advertised": list[report.AdvertisedRoute],
     "tortie routes installed": list[report.InstalledRoute],
-    "tortie routes explain": report.Explanation,
+    "tortie routes explain": report.RouteExplanation,
+    "tortie policy explain": Explanation,
+    "tortie policy explain --only-here": pathreport.PolicyFacts,
     "tortie path": pathreport.Journey,
     "tortie path --only-here": pathreport.NodeFacts,
     "tortie top": list[report.PodRate],
@@ -71,7 +74,7 @@ def _type(hint: Any, shown: dict[str, type]) -> str:
     if origin in {list, tuple}:
         return f"list of {_type(inner[0], shown)}"
     if origin is dict:
-        return "mapping"
+        return f"mapping to {_type(inner[1], shown)}"
     if origin in {Union, types.UnionType}:
         return " or ".join("null" if each is type(None) else _type(each, shown) for each in inner)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):

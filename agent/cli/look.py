@@ -28,13 +28,13 @@ from agent.report import (
     AdvertisedRoute,
     AvailableRoute,
     CniReport,
-    Explanation,
     FamilyCounts,
     InstalledRoute,
     NetworkReport,
     NodeSummary,
     PeerReport,
     PolicyReport,
+    RouteExplanation,
     StatusReport,
     TunnelReport,
 )
@@ -372,14 +372,14 @@ def _installed_cells(row: InstalledRoute) -> list[str | Text]:
     return [row.prefix, ", ".join(row.via), duration(row.age_seconds), row.origin, state]
 
 
-def _show_explanations(answers: Sequence[tuple[str, Explanation]]) -> None:
+def _show_explanations(answers: Sequence[tuple[str, RouteExplanation]]) -> None:
     for node, answer in answers:
         console().print(Text(f"{node}:", "bold"))
         _show_explanation(answer)
 
 
 @routes.command()
-@everywhere(Survey(Explanation, _show_explanations))
+@everywhere(Survey(RouteExplanation, _show_explanations))
 def explain(
     prefix: Annotated[
         str, typer.Argument(help="Such as 10.42.1.0/24; an address stands for the longest prefix with it.")
@@ -391,7 +391,7 @@ def explain(
 
     Exit status 1 if no path is used. Example: tortie routes explain 10.42.1.0/24
     """
-    answer = _ask(socket, "routes/explain", Explanation, prefix=prefix)
+    answer = _ask(socket, "routes/explain", RouteExplanation, prefix=prefix)
     used = sum(path.used for path in answer.paths)
     if output is Format.JSON:
         print_json(answer)
@@ -400,7 +400,7 @@ def explain(
     raise typer.Exit(OK if used or answer.route else FOUND)
 
 
-def _show_explanation(answer: Explanation) -> None:
+def _show_explanation(answer: RouteExplanation) -> None:
     out = console()
     used = sum(path.used for path in answer.paths)
     out.print(f"{answer.prefix}, {len(answer.paths)} paths, {used} used" + (f": {answer.note}" if answer.note else ""))

@@ -17,7 +17,7 @@ from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.pathfinder import PathFinder
 from agent.pathreport import UNKNOWN_END, NodeFacts
-from agent.report import DrainReport, Explanation, InstalledRoute, PeerReport, StatusReport
+from agent.report import DrainReport, InstalledRoute, PeerReport, RouteExplanation, StatusReport
 from agent.view import View
 from inet.prefix import Family
 from policy.compiler import Engine
@@ -68,7 +68,7 @@ async def test_the_command_line_reads_what_the_agent_writes(socket: Path) -> Non
     assert [peer.state for peer in peers] == ["Established", "Active"]
     routes = await asyncio.to_thread(ask, socket, "routes/installed", list[InstalledRoute])
     assert [route.prefix for route in routes] == ["10.42.1.0/24", "10.42.2.0/24"]
-    explained = await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="10.42.2.0/24")
+    explained = await asyncio.to_thread(ask, socket, "routes/explain", RouteExplanation, prefix="10.42.2.0/24")
     assert explained.paths[0].used
 
 
@@ -82,15 +82,15 @@ async def test_the_command_line_reads_what_the_agent_writes(socket: Path) -> Non
     ],
 )
 async def test_an_address_stands_for_the_longest_prefix_with_it(socket: Path, address: str, prefix: str) -> None:
-    explained = await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix=address)
+    explained = await asyncio.to_thread(ask, socket, "routes/explain", RouteExplanation, prefix=address)
     assert explained.prefix == prefix
 
 
 async def test_a_question_the_agent_cannot_take_is_answered_with_the_reason(socket: Path) -> None:
     with pytest.raises(RefusedError, match="'here' is not an IPv4 or IPv6 address"):
-        await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="here")
+        await asyncio.to_thread(ask, socket, "routes/explain", RouteExplanation, prefix="here")
     with pytest.raises(RefusedError, match=r"'10\.42\.2\.1/24' has host bits set"):
-        await asyncio.to_thread(ask, socket, "routes/explain", Explanation, prefix="10.42.2.1/24")
+        await asyncio.to_thread(ask, socket, "routes/explain", RouteExplanation, prefix="10.42.2.1/24")
 
 
 @pytest.mark.parametrize("what", ["path", "policy/explain"])

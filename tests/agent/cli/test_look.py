@@ -16,11 +16,11 @@ from agent.report import (
     AdvertisedRoute,
     AvailableRoute,
     ConditionReport,
-    Explanation,
     FamilyCounts,
     InstalledRoute,
     NetworkReport,
     PeerReport,
+    RouteExplanation,
     StatusReport,
     TunnelReport,
 )
@@ -99,7 +99,7 @@ ANSWERS: dict[str, Any] = {
     "routes/available": [PATH],
     "routes/advertised": [TOLD],
     "routes/installed": [ROUTE],
-    "routes/explain": Explanation("10.42.1.0/24", [PATH], ROUTE, [], ""),
+    "routes/explain": RouteExplanation("10.42.1.0/24", [PATH], ROUTE, [], ""),
 }
 
 
@@ -372,10 +372,10 @@ def test_a_prefix_that_goes_nowhere_is_status_1(
     route: InstalledRoute | None,
     status: int,
 ) -> None:
-    answer = Explanation("10.42.1.0/24", paths, route, ["172.16.1.1", "mesh/n2"], "covered by 10.42.0.0/16")
+    answer = RouteExplanation("10.42.1.0/24", paths, route, ["172.16.1.1", "mesh/n2"], "covered by 10.42.0.0/16")
     monkeypatch.setitem(ANSWERS, "routes/explain", answer)
     found, text = run("routes", "explain", "10.42.1.0/24", "-o", "json")
-    assert (found, msgspec.json.decode(text, type=Explanation)) == (status, answer)
+    assert (found, msgspec.json.decode(text, type=RouteExplanation)) == (status, answer)
     found, text = run("routes", "explain", "10.42.1.0/24")
     assert found == status
     used = sum(path.used for path in paths)
@@ -387,13 +387,13 @@ def test_a_prefix_that_goes_nowhere_is_status_1(
 def test_the_prefix_that_is_asked_about_goes_to_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
 
-    def ask(*words: object, **query: str) -> Explanation:
+    def ask(*words: object, **query: str) -> RouteExplanation:
         asked.append((*words, query))
-        return Explanation("", [], ROUTE, [], "")
+        return RouteExplanation("", [], ROUTE, [], "")
 
     monkeypatch.setattr(look, "ask", ask)
     CliRunner().invoke(app, ["routes", "explain", "fd42::/64", "--socket", "/run/other.sock"])
-    assert asked == [(Path("/run/other.sock"), "routes/explain", Explanation, {"prefix": "fd42::/64"})]
+    assert asked == [(Path("/run/other.sock"), "routes/explain", RouteExplanation, {"prefix": "fd42::/64"})]
 
 
 def test_a_question_that_is_refused_is_the_agents_words_and_status_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
