@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,6 +18,7 @@ from agent.kubernetes import permissions
 from agent.namespace import OWN_NAMESPACE
 from agent.objects.node_routing_status import HEARTBEAT_S
 from agent.report import ConditionReport, PeerReport, StatusReport
+from tests.kubernetes import assets
 from tests.kubernetes.cluster import ApiError, Cluster
 from tests.kubernetes.node import WHY_NOT, AgentNode, until
 from tests.kubernetes.rights import granted
@@ -51,6 +54,37 @@ WITH_PASSWORD = {
 }
 
 
+AWAY_S = 90.0
+
+
+class Outage(NamedTuple):
+    """A server that is away, and a node of its that goes on without."""
+
+    node: AgentNode
+    began: float  # on the monotonic clock
+    listening: contextlib.ExitStack  # closed, it fails if anything changed in the node's kernel
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
+    """One that begins with the first test of this file, whichever that is: it takes its time beside them."""
+    if reason := assets.missing(*assets.SERVER):
+        pytest.skip(reason)
+    directory = tmp_path_factory.mktemp("outage")
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(Cluster.started(directory / "cluster"))
+        cluster.install_crds()
+        node = stack.enter_context(AgentNode.built(cluster, directory))
+        cluster.apply(node.manifest(), RESTRICTED)
+        node.start()
+        node.until(lambda status: status.ready, "ready")
+        until(lambda: heartbeat(node), "the first heartbeat")
+        listening = stack.enter_context(contextlib.ExitStack())
+        listening.enter_context(node.silence())
+        cluster.stop("kube-apiserver")
+        yield Outage(node, time.monotonic(), listening)
+
+
 @pytest.fixture
 def node(cluster: Cluster, tmp_path: Path) -> Iterator[AgentNode]:
     with AgentNode.built(cluster, tmp_path) as node:
@@ -67,6 +101,11 @@ def written(node: AgentNode) -> dict[str, Any]:
         return node.cluster.get(status_of(node.name)).get("status", {})
     except ApiError:
         return {}
+
+
+def heartbeat(node: AgentNode) -> datetime | None:
+    said = written(node).get("lastHeartbeatTime")
+    return datetime.fromisoformat(said) if said else None
 
 
 def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -135,6 +174,24 @@ def test_a_server_that_goes_and_comes_costs_no_kernel_event(node: AgentNode) -> 
             node.relay.open()
             node.until(lambda status: "ObjectsUnreadable" not in types(status), "is back")
     node.cluster.delete(RESTRICTED)
+
+
+def test_a_server_that_is_away_for_long_costs_no_kernel_event_and_hears_of_the_node_when_it_is_back(
+    outage: Outage,
+) -> None:
+    node, cluster = outage.node, outage.node.cluster
+    until(lambda: time.monotonic() - outage.began > AWAY_S, "the end of the outage", within_s=AWAY_S + 1)
+    status = node.until(lambda status: "ObjectsUnreadable" in types(status), "has noticed")
+    assert status.ready
+    cluster.compact()  # as a server does every five minutes
+    cluster.start_api()
+    back = datetime.now(UTC).replace(microsecond=0)
+    node.until(lambda status: "ObjectsUnreadable" not in types(status), "is back")
+    until(lambda: (heartbeat(node) or back) > back, lambda: written(node))
+    outage.listening.close()
+
+    cluster.apply(PEER_PROFILE)
+    node.until(lambda status: status.local_asn == 65007, "a change after it")
 
 
 def types(status: StatusReport) -> set[str]:

@@ -94,7 +94,9 @@ class Reflector:
         self._sink = sink
         self._is_optional = is_optional
         self._chance = chance
-        self._backoff = Backoff(fraction=chance)
+        # A server that comes back says no at first, as long as its caches are empty: it is not to be waited for as long
+        # as one that has been away for long.
+        self._away, self._refusals = Backoff(fraction=chance), Backoff(fraction=chance)
         self._version = ""  # where the watch goes on; empty: list first
         self._can_stream = True
         self._in_pages = True
@@ -147,12 +149,10 @@ class Reflector:
     async def _refused(self, refused: Refused) -> None:
         if refused.status == 410:
             log.info("kubernetes.relist", resource=str(self._scope.resource), reason=str(refused))
-            if self._version:
-                self._backoff.succeeded()  # the server is there, however long it was away before
-            else:
+            if not self._version:
                 self._in_pages = False  # the list took longer than the server remembers: the next one in one piece
             self._version = ""
-            await asyncio.sleep(self._backoff.failed())
+            await asyncio.sleep(self._refusals.failed())
         elif refused.status == 404 and self._is_optional and self.is_served:
             self._version = ""
             self.is_served = False
@@ -167,7 +167,13 @@ class Reflector:
         self.error, self.is_refused = error, refused is not None
         if refused:
             self._sink.refused()
-        await asyncio.sleep(self._backoff.failed(refused.retry_after_s if refused else 0.0))
+            await asyncio.sleep(self._refusals.failed(refused.retry_after_s))
+        else:
+            await asyncio.sleep(self._away.failed())
+
+    def _succeeded(self) -> None:
+        self._away.succeeded()
+        self._refusals.succeeded()
 
     def _heard(self) -> None:
         """Note that the server answers."""
@@ -213,7 +219,7 @@ class Reflector:
         self._listed(keys)
 
     def _listed(self, keys: set[Key]) -> None:
-        self._backoff.succeeded()
+        self._succeeded()
         self.lists += 1
         again_s = self._sink.listed(keys)
         if again_s is not None:
@@ -236,9 +242,9 @@ class Reflector:
                 self._heard()
             await self._events(blocks, keys)
         if asyncio.get_running_loop().time() - began >= SHORTEST_WATCH_S:
-            self._backoff.succeeded()
+            self._succeeded()
         else:
-            await asyncio.sleep(self._backoff.failed())
+            await asyncio.sleep(self._away.failed())
 
     async def _events(self, blocks: AsyncIterator[bytes], keys: set[Key] | None) -> None:
         """Hand on what a watch says. `keys` gathers what there is until the server says that this is all."""

@@ -20,7 +20,7 @@ import pytest
 
 from agent.datastore.kubernetes.datastore import KubernetesDatastore
 from agent.kubernetes.client import REQUEST_S, Client, Request
-from agent.kubernetes.errors import Unreachable
+from agent.kubernetes.errors import Refused, Unreachable
 from agent.objects import BGPPeer, Key
 from agent.objects.kinds import Keyed
 from tests.agent.datastore.kubernetes.scripted import added, bookmark, deleted, expired
@@ -67,6 +67,7 @@ class Server:
         self.revision = 1
         self.compacted = 0
         self.is_away = False
+        self.refusals: Counter[str] = Counter()  # yet to come
         self.lists: Counter[str] = Counter()
         self.attempts: Counter[str] = Counter()
         self._objects: dict[str, dict[str, dict[str, Any]]] = {}
@@ -110,6 +111,9 @@ class Server:
         self.attempts[plural] += 1
         if self.is_away:
             raise Unreachable("connection refused")
+        if self.refusals[plural]:
+            self.refusals[plural] -= 1
+            raise Refused(429, "TooManyRequests", "storage is (re)initializing", retry_after_s=1.0)
         yield self._events(plural, request.query)
 
     async def _events(self, plural: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
@@ -212,7 +216,8 @@ def test_however_long_a_server_is_away_what_changed_is_told_once_within_half_a_m
             if is_forgotten:
                 server.compacted = server.revision
             server.is_away = False
-            await asyncio.sleep(LONGEST_PAUSE_S + 1)
+            server.refusals.update(dict.fromkeys(server.attempts, 3))  # as a real one, until its caches are filled
+            await asyncio.sleep(LONGEST_PAUSE_S + 10)
             assert follower.store.health().error == ""
             assert sorted(follower.news) == ["changes", "comes", "goes"]
             assert follower.numbers == {"stays": 65100, "changes": 65007, "comes": 65008}
