@@ -4,15 +4,18 @@
 ARG DEBIAN_IMAGE=docker.io/library/debian:bookworm-slim
 ARG GO_IMAGE=docker.io/library/golang:1.26-bookworm
 
-FROM ${GO_IMAGE} AS plugins
+# Where it is built, for the machine that the image is for: Go needs no emulator
+FROM --platform=${BUILDPLATFORM} ${GO_IMAGE} AS plugins
 WORKDIR /src
 COPY image/cni-plugins/ image/cni-plugins/
 COPY pyproject.toml ./
 COPY scripts/cni scripts/
 COPY cni/ cni/
-RUN scripts/cni build
+ARG TARGETARCH
+RUN GOARCH=$TARGETARCH scripts/cni build
 
-FROM ${DEBIAN_IMAGE} AS build
+# Named, since podman 4 goes on with the platform of the stage before
+FROM --platform=${TARGETPLATFORM} ${DEBIAN_IMAGE} AS build
 # Empty, or a moment of snapshot.debian.org such as 20261101T000000Z: packages as they were then
 ARG DEBIAN_SNAPSHOT=
 RUN if [ -n "$DEBIAN_SNAPSHOT" ]; then \

@@ -1,6 +1,7 @@
 """The image at work, as the chart runs it: two capabilities, a read-only root, seccomp, nothing of the host's.
 
-`make test-image` builds the image and runs these. PODMAN may hold the command with options: `podman --root /var/x`.
+`make test-image` builds the image and runs these. PODMAN may hold the command with options: `podman --root /var/x`, and
+TORTIE_IMAGE name another image, such as one for another kind of machine; of that the tests of its files can be run.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from agent import __version__
 from felix.namespaces import entered
 from tests.chart.rendering import the
 from tests.felix.netns import WHY_NOT
+from tests.image import elf
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import AgentNode
 from tests.kubernetes.relay import PORT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.image]
 
-IMAGE = f"localhost/tortie:{__version__}"
+IMAGE = os.environ.get("TORTIE_IMAGE", f"localhost/tortie:{__version__}")
 PODMAN = shlex.split(os.environ.get("PODMAN", "podman"))
 DEADLINE_S = 60.0
 LARGEST_BYTES = 150_000_000
+ARM64_PAGE_BYTES = 1 << 16
 
 NODES = [
     {
@@ -314,14 +317,19 @@ def test_an_agent_in_its_container_takes_its_objects_from_an_api_server(cluster:
             cluster.delete(node.manifest())
 
 
-def test_the_image_is_small_and_has_nothing_to_run_but_what_is_needed(tmp_path: Path) -> None:
+def exported(directory: Path) -> Path:
+    """Return an archive of the image's files."""
     made = podman("create", IMAGE).strip()
     try:
-        archive = tmp_path / "image.tar"
+        archive = directory / "image.tar"
         podman("export", "--output", str(archive), made)
     finally:
         podman("rm", made)
-    with tarfile.open(archive) as tar:
+    return archive
+
+
+def test_the_image_is_small_and_has_nothing_to_run_but_what_is_needed(tmp_path: Path) -> None:
+    with tarfile.open(exported(tmp_path)) as tar:
         files = {member.name: member for member in tar.getmembers()}
 
     assert sum(member.size for member in files.values()) <= LARGEST_BYTES
@@ -338,6 +346,20 @@ def test_the_image_is_small_and_has_nothing_to_run_but_what_is_needed(tmp_path: 
     assert not [name for name in files if name.endswith((".pyx", ".c", ".deb")) or "/pip/" in name]
     assert not [name for name, member in files.items() if member.mode & 0o6000 and member.isfile()]
     assert {name for name in files if name.startswith("var/lib/dpkg/status.d/")}
+
+
+def test_programs_and_libraries_are_for_the_machine_that_the_image_says_it_is_for(tmp_path: Path) -> None:
+    arch = json.loads(podman("inspect", IMAGE))[0]["Architecture"]
+    found = {}
+    with tarfile.open(exported(tmp_path)) as tar:
+        for member in tar:
+            if member.isfile() and (file := tar.extractfile(member)) and (read := elf.read(file.read())):
+                found[member.name] = read
+
+    assert len(found) > 50
+    assert {name for name, each in found.items() if each.machine != elf.MACHINES[arch]} == set()
+    if arch == "arm64":  # whose kernels have pages of 4, 16 or 64 KiB
+        assert {name for name, each in found.items() if each.page_bytes < ARM64_PAGE_BYTES} == set()
 
 
 def test_every_program_of_the_image_starts() -> None:
