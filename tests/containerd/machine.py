@@ -26,6 +26,7 @@ import yaml
 from agent.cni.conflist import FILE_NAME
 from agent.cni.install import PROGRAMS
 from tests.containerd.cri import CriError, Runtime
+from tests.kubernetes.images import ARCHITECTURE
 
 ROOT: Final = Path(__file__).parents[2]
 PLUGIN_DIR: Final = ROOT / "cni" / "bin"
@@ -84,7 +85,7 @@ def _pause_image() -> bytes:
 
     layer = pack({"bin/sleep": (BUSYBOX.read_bytes(), 0o755)})
     config = {
-        "architecture": "amd64",
+        "architecture": ARCHITECTURE,
         "os": "linux",
         "config": {"Entrypoint": ["/bin/sleep", "infinity"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 BUSYBOX: Final = Path("/bin/busybox")
+ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+"""What images call the machine that their programs come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def write_archive(target: Path, images: Sequence[Image]) -> None:
         for number, image in enumerate(images):
             layer = image.layer()
             config = {
-                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+                "architecture": ARCHITECTURE,
                 "os": "linux",
                 "config": {"Entrypoint": list(image.entrypoint), "Env": [f"PATH={image.path}"]},
                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},

@@ -63,6 +63,7 @@ _PLAIN = {
 
 _BIND_FAILED = re.compile(r"Could not bind to local ip (\S+) - \[Errno \d+\] (.*)")
 _ERRNO = re.compile(r".*\[Errno \d+\] ([^)]*)\)?")
+_NO_PASSWORDS = "does not support TCP_MD5SIG"
 _BROKEN_WHILE_SENDING = {"problem with network while trying to send keepalive", "could not send keepalive"}
 
 _COLLISION = (6, 7)
@@ -110,6 +111,8 @@ def _connection(said: str) -> str:
     failed = _BIND_FAILED.fullmatch(said)
     if failed is not None:
         return f"local address {failed[1]}: {_lower(failed[2])}"
+    if _NO_PASSWORDS in said:
+        return "the node's kernel knows no TCP MD5 passwords (CONFIG_TCP_MD5SIG)"
     errno = _ERRNO.fullmatch(said)
     return _lower(errno[1] if errno is not None else said) or "connection closed"
 

@@ -54,6 +54,10 @@ from bgp.speaker.exabgp.reasons import Ending, ending
             Ending("not reachable"),
         ),
         (
+            "closing connection: This linux machine does not support TCP_MD5SIG, you can not use MD5 ([Errno 92] …)",
+            Ending("the node's kernel knows no TCP MD5 passwords (CONFIG_TCP_MD5SIG)"),
+        ),
+        (
             "closing connection: Could not bind to local ip 10.0.0.1 - [Errno 99] Cannot assign requested address",
             Ending("local address 10.0.0.1: cannot assign requested address"),
         ),
