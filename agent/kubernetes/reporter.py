@@ -47,7 +47,6 @@ EVENTS: Final = Resource("events.k8s.io", "v1", "events")
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/strategic-merge-patch+json"
 _UNAVAILABLE: Final = "NetworkUnavailable"
-_UNAUTHORIZED: Final = 401  # the token ended, and the next one may be there in a moment
 
 
 class _Condition(msgspec.Struct):
@@ -102,7 +101,7 @@ class _Chore:
         except Unreachable as error:
             self._failed(error, now + self._away.failed())
         except Refused as error:
-            pauses = self._away if error.status == _UNAUTHORIZED else self._refusals
+            pauses = self._refusals if _is_final(error) else self._away
             self._failed(error, now + pauses.failed(error.retry_after_s))
         else:
             self._away.succeeded()
@@ -114,6 +113,11 @@ class _Chore:
         if str(error) != self._error:
             self._error = str(error)
             log.warning("kubernetes.unwritten", what=self._name, reason=self._error)
+
+
+def _is_final(refused: Refused) -> bool:
+    """Whether the server means this request: not that it is busy, without its etcd, or does not know us at present."""
+    return 400 <= refused.status < 500 and refused.status not in {401, 429}
 
 
 class Reporter:

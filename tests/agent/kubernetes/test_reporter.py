@@ -176,7 +176,15 @@ async def test_a_server_that_says_no_is_tried_again_less_and_less_often_and_told
 
 @pytest.mark.parametrize("minutes", [1, 10, 600])
 @pytest.mark.parametrize(
-    "error", [Unreachable("connection refused"), Refused(401, "Unauthorized", "the token ended")], ids=["away", "token"]
+    "error",
+    [
+        Unreachable("connection refused"),
+        Refused(401, "Unauthorized", "the token ended"),
+        Refused(429, "TooManyRequests", "storage is (re)initializing", retry_after_s=1),
+        Refused(500, "InternalError", "etcdserver: no leader"),
+        Refused(503, "", "no server is available to handle this request"),
+    ],
+    ids=["away", "token", "busy", "without etcd", "load balancer"],
 )
 async def test_however_long_a_server_was_away_it_hears_of_the_node_within_half_a_minute(
     server: Server, error: Exception, minutes: int
