@@ -54,7 +54,7 @@ def control_app(view: View, draining: Draining, paths: PathFinder) -> web.Applic
     """Return what the unix socket serves."""
 
     async def explain(request: web.Request) -> web.Response:
-        asked = request.query.get("prefix", "")
+        asked = request.query.get("prefix", "").strip("[]")
         try:
             if "/" in asked:
                 return _json(await view.explain(Prefix.parse(asked)))

@@ -240,7 +240,7 @@ class NodePolicy:
         objects = list(self.objects.values())
 
         def prepare() -> tuple[PolicyCluster, Place, Place]:
-            cluster = PolicyCluster(objects)
+            cluster = PolicyCluster(objects, {self._node})
             here, there = cluster.place(source), cluster.place(destination)
             for node in {here.node, there.node} - {self._node, ""}:
                 cluster.engine(node)

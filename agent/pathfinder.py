@@ -82,8 +82,8 @@ class PathFinder:
             packet = Flow(packed[1], known_source, arrives_by, protocol, question.source_port, story.port or 0)
             return NodeFacts(
                 node=here,
-                source=source,
-                destination=destination,
+                source=self._placed(source),
+                destination=self._placed(destination),
                 source_link=look.link(source_link),
                 destination_link=look.link(destination_link),
                 route=self._route(look, look.flows.route(packet), packed[1]),
@@ -103,12 +103,20 @@ class PathFinder:
         source, destination = ends_of(combine(stories))
         return PolicyFacts(
             node=self._view.node,
-            source=source,
-            destination=destination,
+            source=self._placed(source),
+            destination=self._placed(destination),
             stories={node: tuple(each) for node, each in stories.items()},
             service=self._service(destination),
             knows_services=self._knows_services,
         )
+
+    def _placed(self, end: End) -> End:
+        """Return an end with the node whose pod addresses its own is of, if that is all that is known of it."""
+        plan = self._routing.plan
+        if end.node or plan is None:
+            return end
+        node = plan.ownership.pod_cidrs.covering(Prefix.of_host(ip_address(end.address)))
+        return msgspec.structs.replace(end, node=node or "")
 
     def _service(self, destination: End) -> str:
         address, cidrs = ip_address(destination.address), self._network.around.network.service_cidrs

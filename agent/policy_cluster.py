@@ -6,7 +6,7 @@ and the agent about the objects it follows, with its own engine in place of a fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ import msgspec
 
 from agent.objects.policy_objects import PolicyObject, update_of
 from inet.prefix import Family
-from policy.cidr import pack_address
+from policy.cidr import holds_address, pack_address
 from policy.compiler import Engine, Update
 from policy.evaluator import Packet, evaluate
 from policy.explain import Stories, explain
@@ -57,9 +57,10 @@ def parse_port(text: str) -> tuple[int | None, int]:
 
 
 class PolicyCluster:
-    """Everything that policy looks at, in one place."""
+    """Everything that policy looks at, in one place. `whole` are the nodes of which every pod is there; None: all."""
 
-    def __init__(self, objects: Iterable[object]) -> None:
+    def __init__(self, objects: Iterable[object], whole: Collection[str] | None = None) -> None:
+        self._whole = whole
         self.updates: Final[list[Update]] = [update for each in objects if (update := update_of(each)) is not None]
         self.pods: Final = {each.key: each for each in self.updates if isinstance(each, Pod)}
         self.nodes: Final = {each.name: each for each in self.updates if isinstance(each, Node)}
@@ -130,7 +131,10 @@ class PolicyCluster:
             if address in node.addresses:
                 return node.name
         running = (pod for pod in self.pods.values() if address in pod.addresses and not pod.completed)
-        return next((pod.node for pod in running), "")
+        if (pod := next(running, None)) is not None:
+            return pod.node
+        whole = (node for node in self.nodes.values() if self._whole is None or node.name in self._whole)
+        return next((node.name for node in whole if holds_address(node.pod_cidrs, address)), "")
 
     def explain(
         self, source: Place, destination: Place, port: int | None, protocol: int, family: Family | None = None

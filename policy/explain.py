@@ -84,14 +84,11 @@ def combine(parts: Stories, missing: Sequence[str] = ()) -> Explanation:
 
     It is about the first family; where the other one gets another verdict, a reason says so.
     """
-    stories = [each for some in parts.values() for each in some]
-    first, *others = dict.fromkeys(map(_family, stories))
-    told = _whole([each for each in stories if _family(each) is first], missing)
-    for family in others:
-        other = _whole([each for each in stories if _family(each) is family], missing)
+    told, *others = (_whole(some, missing) for some in _by_family(parts).values())
+    for other in others:
         if other.verdict != told.verdict:
             ends = f"{other.source.address} → {other.destination.address}"
-            note = f"{family.label} ({ends}) is {_WORDS[other.verdict]}"
+            note = f"{_family(other).label} ({ends}) is {_WORDS[other.verdict]}"
             told = msgspec.structs.replace(told, reasons=(*told.reasons, note))
     return told
 
@@ -100,19 +97,29 @@ def _family(story: Explanation) -> Family:
     return Family.IPV6 if ":" in story.source.address else Family.IPV4
 
 
-def _whole(stories: Sequence[Explanation], missing: Sequence[str]) -> Explanation:
+def _by_family(parts: Stories) -> Mapping[Family, dict[str, Explanation]]:
+    found: dict[Family, dict[str, Explanation]] = {}
+    for node, stories in parts.items():
+        for story in stories:
+            found.setdefault(_family(story), {})[node] = story
+    return found
+
+
+def _whole(parts: Mapping[str, Explanation], missing: Sequence[str]) -> Explanation:
     """Put what nodes say together. Each knows its own pods best; of others it may know the address alone."""
+    stories = list(parts.values())
     verdicts = {each.verdict for each in stories}
-    is_alone = len(stories) + len(missing) == 1
-    # That a node has no part in a packet is no news where another one has.
-    telling = [each for each in stories if is_alone or each.tiers or each.verdict == "deny"]
+    reasons = list(stories[0].reasons)
+    if len(stories) + len(missing) > 1:  # that a node has no part in a packet is no news then
+        telling = {node: each for node, each in parts.items() if each.tiers or each.verdict == "deny"}
+        reasons = [f"{node}: {reason}" for node, each in telling.items() for reason in each.reasons]
     return msgspec.structs.replace(
         stories[0],
         verdict="deny" if "deny" in verdicts else "unknown" if missing else "allow",
         source=_best(each.source for each in stories),
         destination=_best(each.destination for each in stories),
         tiers=tuple(tier for each in stories for tier in each.tiers),
-        reasons=tuple(dict.fromkeys(reason for each in telling for reason in each.reasons)),
+        reasons=tuple(reasons),
     )
 
 

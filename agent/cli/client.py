@@ -82,7 +82,7 @@ def _connection(path: Path) -> Iterator[_UnixConnection]:
         yield connection
     except FileNotFoundError:
         raise UnreachableError(
-            f"no agent at {path}: is it running here? (--socket or TORTIE_SOCKET names another)"
+            f"no agent at {path}: is it running here? (--socket or TORTIE_SOCKET names another, --node another node's)"
         ) from None
     except OSError as error:
         raise UnreachableError(f"the agent at {path} does not answer: {error.strerror or error}") from None

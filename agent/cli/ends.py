@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from agent.cli.client import RefusedError, UnreachableError, ask
-from agent.cli.everywhere import Where, open_fleet
+from agent.cli.everywhere import Where, by_reason, open_fleet
 from agent.cli.output import fail, print_json
 from agent.pathreport import UNKNOWN_END, End
 
@@ -124,6 +124,10 @@ class Inquiry(Generic[F]):
                     unasked[name] = found
                 else:
                     facts[name] = found
+        source = next((each.source for each in facts.values() if each.source.kind and not source.kind), source)
+        destination = next(
+            (each.destination for each in facts.values() if each.destination.kind and not destination.kind), destination
+        )
         involved = {source.node, destination.node}
         service, notes = ("", []) if destination.node else await self._service(first, destination.address)
         unasked = {name: why for name, why in unasked.items() if name in involved}
@@ -158,8 +162,7 @@ class Inquiry(Generic[F]):
                 break
             unasked[name] = found
         else:
-            causes = [f"{name}: {why}" for name, why in unasked.items()] or [reason, self._no_fleet]
-            fail("; ".join(filter(None, causes)))
+            fail("; ".join(filter(None, by_reason(unasked) or [reason, self._no_fleet])))
         return found
 
     def _why_unknown(self) -> str:

@@ -180,11 +180,11 @@ async def open_fleet(where: Where) -> Fleet:
     Raises FleetError.
     """
     from agent.fleet import FleetError
-    from agent.kubernetes.access import is_in_pod
+    from agent.kubernetes.access import is_in_pod, kubeconfigs
 
     default = Path.home() / ".kube" / "config"
-    named = where.kubeconfig or Path(os.environ.get("KUBECONFIG", default))
-    if where.lab or not (where.kubeconfig or where.context or named.exists()):
+    named = where.kubeconfig or Path(os.environ.get("KUBECONFIG") or default)
+    if where.lab or not (where.kubeconfig or where.context or any(map(Path.exists, kubeconfigs(named)))):
         from agent.fleet.lab import LabFleet
 
         try:
@@ -194,7 +194,7 @@ async def open_fleet(where: Where) -> Fleet:
                 raise
             if is_in_pod():
                 raise FleetError(IN_POD) from None
-            reason = f"there is no cluster to ask: no --kubeconfig, no {default}, and {error}"
+            reason = f"there is no cluster to ask: no --kubeconfig, no {named}, and {error}"
             raise FleetError(reason) from None
     from agent.fleet.kubernetes import KubernetesFleet
 
@@ -241,10 +241,17 @@ async def _ask_all(where: Where, words: Sequence[str], output: Format, survey: S
         print_json(answers)
     else:
         survey.show([(each.node, each.answer) for each in answers if not each.error])
-        for each in answers:
-            if each.error:
-                typer.echo(f"tortie: {each.node}: {each.error}", err=True)
+        for complaint in by_reason({each.node: each.error for each in answers if each.error}):
+            typer.echo(f"tortie: {complaint}", err=True)
     raise typer.Exit(max((each.status for each in answers), default=OK))
+
+
+def by_reason(errors: Mapping[str, str]) -> list[str]:
+    """Return why nodes could not be asked, for people: what is the same of several is said once."""
+    nodes: dict[str, list[str]] = {}
+    for node, error in errors.items():
+        nodes.setdefault(error, []).append(node)
+    return [f"{', '.join(some)}: {error}" for error, some in nodes.items()]
 
 
 async def survey_nodes(fleet: Fleet, words: Sequence[str], survey: Survey[T]) -> list[NodeAnswer]:
@@ -293,7 +300,8 @@ def _answered(node: str, outcome: Outcome | NodeUnreachableError, survey: Survey
     if isinstance(outcome, NodeUnreachableError):
         return NodeAnswer(node, FAILED, error=str(outcome))
     if not outcome.output:
-        return NodeAnswer(node, FAILED, error=outcome.complaint or f"exit status {outcome.status} and not a word")
+        complaint = outcome.complaint.removeprefix("tortie: ")
+        return NodeAnswer(node, FAILED, error=complaint or f"exit status {outcome.status} and not a word")
     try:
         said = msgspec.json.decode(outcome.output, type=survey.answer)
     except msgspec.DecodeError as error:

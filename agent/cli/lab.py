@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from agent.cli.output import FOUND, OK, Format, OutputOption, console, fail, print_json
+from agent.cli.output import FOUND, OK, Format, OutputOption, console, fail, print_json, words_of
 
 if TYPE_CHECKING:
     from agent.lab.lab import Lab
@@ -60,7 +60,7 @@ def up(
     try:
         wanted = load(topology, name=name)
     except (TopologyError, OSError) as error:
-        fail(str(error))
+        fail(words_of(error))
 
     async def build() -> LabStatus:
         lab = await Lab.up(wanted)
@@ -236,7 +236,7 @@ def _run(doing: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(doing)
     except (LabError, DaemonError, CommandError, OSError) as error:
-        fail(str(error))
+        fail(words_of(error))
 
 
 async def _found(lab: str) -> Lab:
@@ -264,7 +264,7 @@ def _name(lab: str) -> str:
     try:
         return load(Path(lab)).name
     except (TopologyError, OSError) as error:
-        fail(str(error))
+        fail(words_of(error))
 
 
 def _ends(text: str) -> tuple[str, str]:

@@ -64,6 +64,13 @@ def fail(reason: str) -> NoReturn:
     raise typer.Exit(FAILED)
 
 
+def words_of(error: Exception) -> str:
+    """Return what a person should read of an error: of a file its name and what is wrong with it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
 def end_with(problems: Sequence[Problem], output: Format) -> NoReturn:
     """Print what is wrong with manifests, a line each, and end with the status that says whether anything is."""
     if output is Format.JSON:

@@ -13,7 +13,19 @@ import typer
 from agent.cli.client import socket_path
 from agent.cli.ends import Inquiry, OnlyHereOption, Told
 from agent.cli.everywhere import ContextOption, KubeconfigOption, LabOption, NamespaceOption, NodeOption, Where
-from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, end_with, fail, print_json
+from agent.cli.output import (
+    FAILED,
+    FOUND,
+    OK,
+    Format,
+    OutputOption,
+    SocketOption,
+    console,
+    end_with,
+    fail,
+    print_json,
+    words_of,
+)
 from agent.namespace import OWN_NAMESPACE
 from agent.pathreport import End, PolicyFacts
 
@@ -86,7 +98,7 @@ def verdicts(
             if output is Format.TABLE:
                 _print_case(reports[-1])
     except (CaseError, OSError, UnicodeDecodeError) as error:
-        fail(f"{file}: {error}" if not isinstance(error, OSError) else str(error))
+        fail(words_of(error) if isinstance(error, OSError) else f"{file}: {error}")
     failed = sum(not each.has_passed for each in reports)
     if skipped := sum(each.skipped for each in reports):
         typer.echo(f"{skipped} probes skipped: this kernel has no sockets of their protocol (SCTP)", err=True)

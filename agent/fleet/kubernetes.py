@@ -182,6 +182,8 @@ class KubernetesFleet:
         """Run `tortie` in the agent's pod on a node."""
         try:
             pod = (await self._agent_pods()).get(node)
+            if pod is None and node not in (names := await self.nodes()):
+                raise NodeUnreachableError(f"there is no such Node; there is {', '.join(names) or 'none at all'}")
             if pod is None or _absence(pod, self._namespace):
                 raise NodeUnreachableError(_absence(pod, self._namespace))
             ended = await run_in_pod(

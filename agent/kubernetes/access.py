@@ -30,7 +30,7 @@ class AccessError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where to find the description: a kubeconfig, or with none of it the pod's service account."""
+    """Where to find the description: a kubeconfig, or several as in KUBECONFIG, or the pod's service account."""
 
     kubeconfig: Path | None = None
     context: str | None = None  # of the kubeconfig; None: its current one
@@ -52,17 +52,25 @@ class Access:
                 load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # the library's
             else:
                 await self._load_kubeconfig(configuration)
-        except (ConfigException, OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise AccessError(f"{self} cannot be used: {str(error) or type(error).__name__}") from None
+        except (ConfigException, OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, LookupError | TypeError | AttributeError):  # of who reads it, not of who wrote it
+                reason = f"it does not read as one ({reason})"
+            raise AccessError(f"{self} cannot be used: {reason}") from None
         return configuration
 
     async def _load_kubeconfig(self, configuration: Configuration) -> None:
         from kubernetes.aio.config.kube_config import load_kube_config  # noqa: PLC0415 - only where it is needed
 
-        if not (self.kubeconfig and self.kubeconfig.is_file()):
+        if not (self.kubeconfig and any(map(Path.is_file, kubeconfigs(self.kubeconfig)))):
             raise AccessError(f"{self} cannot be used: there is no such file")
         file = str(self.kubeconfig)  # it may be others': not to be written to
         await load_kube_config(file, self.context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # the library's
+
+
+def kubeconfigs(named: Path) -> list[Path]:
+    """Return the files that KUBECONFIG, or an option, names: with colons between there are several."""
+    return [Path(each).expanduser() for each in str(named).split(os.pathsep) if each]
 
 
 def is_in_pod(environment: Mapping[str, str] = os.environ) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -295,7 +296,11 @@ def _words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {error.host}:{error.port}: {error.strerror or error.os_error}"
+        reason = error.strerror or str(error.os_error)
+        if error.errno and reason.startswith("Connect call failed"):  # asyncio's words, which say no reason
+            reason = os.strerror(error.errno)
+        host = f"[{error.host}]" if ":" in error.host else error.host
+        return f"cannot connect to {host}:{error.port}: {reason}"
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
         return "the answer broke off"
     return str(error) or type(error).__name__

@@ -89,6 +89,8 @@ async def test_an_address_stands_for_the_longest_prefix_with_it(socket: Path, ad
 async def test_a_question_the_agent_cannot_take_is_answered_with_the_reason(socket: Path) -> None:
     with pytest.raises(RefusedError, match="'here' is not an IPv4 or IPv6 address"):
         await asyncio.to_thread(ask, socket, "routes/explain", RouteExplanation, prefix="here")
+    told = await asyncio.to_thread(ask, socket, "routes/explain", RouteExplanation, prefix="[fd42::1]")
+    assert told.prefix == "fd42::1/128"
     with pytest.raises(RefusedError, match=r"'10\.42\.2\.1/24' has host bits set"):
         await asyncio.to_thread(ask, socket, "routes/explain", RouteExplanation, prefix="10.42.2.1/24")
 

@@ -175,6 +175,15 @@ async def test_of_policy_each_node_has_its_part(finder: Finder) -> None:
     }
 
 
+async def test_an_address_that_nobody_is_known_by_is_still_of_the_node_whose_pods_have_such(finder: Finder) -> None:
+    nobody = f"10.42.2.{77}" if finder.family is Family.IPV4 else "fd42:0:0:2::77"
+    facts = await finder.facts("x/p0", nobody)
+    assert (facts.destination.kind, facts.destination.node) == ("", "n2")
+    story = await finder.find.policy_facts(PathQuestion("x/p0", nobody, "80"))
+    assert story.destination.node == "n2"
+    assert story.stories.keys() == {"n1"}, "what n2 makes of it depends on pods that n1 may not know"
+
+
 async def test_addresses_of_both_families_are_one_end(finder: Finder) -> None:
     v4, v6 = (finder.pods.address(family, 0) for family in Family)
     both = await finder.facts(f"{v4},{v6}", "x/p1")

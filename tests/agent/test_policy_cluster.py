@@ -51,6 +51,14 @@ def test_an_end_may_be_addresses_of_both_families_and_brackets_are_none_of_it(cl
     assert cluster.place(f"[{v6}]").node == db.node
 
 
+@pytest.mark.parametrize(("whole", "node"), [(None, "n2"), ({"n2"}, "n2"), ({"n1"}, "")])
+def test_a_pod_address_that_no_pod_has_is_of_its_node_where_all_pods_of_that_are_known(
+    whole: set[str] | None, node: str
+) -> None:
+    cluster = PolicyCluster(read_directory(EXAMPLES)[0], whole)
+    assert cluster.place("10.42.1.77").node == cluster.place("fd42:0:0:1::77").node == node
+
+
 @pytest.mark.parametrize("text", ["shop/ghost", "ghost", "10.0.0.1,ghost", "[10.0.0.1", ""])
 def test_who_is_not_known_here_may_be_elsewhere(cluster: PolicyCluster, text: str) -> None:
     with pytest.raises(UnknownEndError):

@@ -181,6 +181,14 @@ def test_one_no_is_enough_and_a_yes_takes_everybody(
     assert combine({f"n{i}": [part(each)] for i, each in enumerate(verdicts)}, missing).verdict == whole
 
 
+def test_what_no_policy_decided_is_said_with_the_node_that_says_so() -> None:
+    told = {"n1": msgspec.structs.replace(part("allow"), reasons=("no pod of this node has a part in it",))}
+    assert combine({"n1": [told["n1"]]}).reasons == ("no pod of this node has a part in it",)
+    told["n2"] = msgspec.structs.replace(part("deny"), reasons=("no pod's here",))
+    whole = combine({node: [each] for node, each in told.items()})
+    assert whole.reasons == ("n2: no pod's here",), "n1 is a bystander"
+
+
 def test_the_story_has_the_names_of_whoever_knows_them() -> None:
     assert combine({"n1": [part("allow")], "n2": [part("allow", name="x/a")]}).source.name == "x/a"
 

@@ -132,6 +132,19 @@ def test_an_address_of_a_pod_of_another_node_is_known_to_the_cluster(world: Worl
     assert [node for node, _ in fleet.asked] == ["n2"]
 
 
+def test_an_address_of_a_pod_of_another_node_is_known_to_that_node(world: World) -> None:
+    """By the pod CIDR the agent knows whom to ask; a lab does not tell whose an address is."""
+    run, _ = world(on_n1(destination=End(B.address, node="n2")), {"n2": said(on_n2(source=End(A.address)))})
+    told = journey(run("path", "shop/front", B.address, "-o", "json")[1])
+    assert (told.verdict, told.source.name, told.destination.name) == ("arrives", "shop/front", "shop/db-0")
+
+
+def test_what_several_nodes_answer_alike_is_said_once(world: World) -> None:
+    refused = Outcome(2, b"", "tortie: 'x' is not PORT/PROTOCOL")
+    run, _ = world(NO_AGENT, {"n1": refused, "n2": refused}, located=LOCATED)
+    assert run("path", "shop/front", "shop/db-0", "x") == (2, "tortie: n1, n2: 'x' is not PORT/PROTOCOL\n")
+
+
 def test_names_that_only_the_first_node_knows_stay(world: World) -> None:
     nameless = on_n2(source=End(A.address), destination=B)
     run, _ = world(on_n1(), {"n2": said(nameless)})

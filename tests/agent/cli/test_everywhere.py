@@ -122,7 +122,7 @@ def test_all_nodes_as_json_are_a_list_of_answers(world: World) -> None:
     first, second, third = json.loads(text)
     assert (first["node"], first["status"], first["answer"][0]["peer"]) == ("n1", 0, "172.16.1.1")
     assert second == {"node": "n2", "status": 2, "answer": None, "error": "no agent pod is there"}
-    assert third == {"node": "n3", "status": 2, "answer": None, "error": "tortie: no agent"}
+    assert third == {"node": "n3", "status": 2, "answer": None, "error": "no agent"}
 
 
 def test_nodes_that_could_not_be_asked_are_named_below_the_table(world: World) -> None:
@@ -131,6 +131,14 @@ def test_nodes_that_could_not_be_asked_are_named_below_the_table(world: World) -
     assert status == 2
     assert text.splitlines()[-1] == "tortie: n2: no agent pod is there"
     assert [node for node, _ in fleet.asked] == ["n1"]
+
+
+def test_what_nodes_refuse_alike_is_one_line(world: World) -> None:
+    refused = Outcome(2, b"", "tortie: 'x' is not an IPv4 or IPv6 address")
+    run, _ = world({"n1": refused, "n2": "it is gone", "n3": refused})
+    status, text = run("routes", "explain", "x", "--all-nodes")
+    assert status == 2
+    assert text.splitlines() == ["tortie: n1, n3: 'x' is not an IPv4 or IPv6 address", "tortie: n2: it is gone"]
 
 
 def test_rows_without_a_node_get_one(world: World) -> None:
@@ -240,6 +248,10 @@ async def test_without_any_cluster_it_is_said_what_was_looked_for(
     where = everywhere.Where("n1", all_nodes=False, kubeconfig=None, context="", lab="")
     with pytest.raises(FleetError, match=r"no --kubeconfig, no .*/\.kube/config, and no lab is up"):
         await everywhere.open_fleet(where)
+    monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
+    with pytest.raises(FleetError, match=r"no --kubeconfig, no /nowhere/config, and no lab is up"):
+        await everywhere.open_fleet(where)
+    monkeypatch.setenv("KUBECONFIG", "")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     with pytest.raises(FleetError, match=r"an agent may not ask other nodes.*run tortie where you have a kubeconfig"):
         await everywhere.open_fleet(where)

@@ -183,6 +183,8 @@ async def test_a_node_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPa
         await cluster.fleet.run("n1", ["status"])
     with pytest.raises(NodeUnreachableError, match="no agent pod is there"):
         await cluster.fleet.run("n2", ["status"])
+    with pytest.raises(NodeUnreachableError, match="there is no such Node; there is n1, n2, n3"):
+        await cluster.fleet.run("n9", ["status"])
 
 
 @pytest.mark.parametrize(

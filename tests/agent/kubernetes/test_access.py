@@ -46,8 +46,9 @@ async def test_a_kubeconfig_says_where_and_as_whom(tmp_path: Path) -> None:
     [
         (None, "there is no such file"),
         ("", "cannot be used"),
-        ("- a list", "cannot be used"),
-        ("a: [", "cannot be used"),
+        ("- a list", "it does not read as one"),
+        ("words", "it does not read as one"),
+        ("a: [", "found '<stream end>' in"),
         ("apiVersion: v1", "current-context"),
         (KUBECONFIG.replace("current-context: main", "current-context: gone"), "gone"),
         (KUBECONFIG.replace("user: {token: secret-token}", "user: {tokenFile: /nowhere}"), "/nowhere"),
@@ -64,6 +65,13 @@ async def test_one_that_cannot_be_used_is_named_and_no_secret_with_it(
     assert str(refused.value).startswith(f"kubeconfig {file} cannot be used: ")
     assert wanted in str(refused.value)
     assert "secret-token" not in str(refused.value)
+
+
+async def test_several_kubeconfigs_are_one_as_kubectl_has_it(tmp_path: Path) -> None:
+    (tmp_path / "clusters").write_text(KUBECONFIG.replace("current-context: main", ""))
+    (tmp_path / "chosen").write_text("current-context: other")
+    named = Path(f"{tmp_path}/none:{tmp_path}/clusters:{tmp_path}/chosen")
+    assert (await Access(named).load()).host == "https://d:6443"
 
 
 async def test_outside_of_a_pod_there_is_no_service_account(monkeypatch: pytest.MonkeyPatch) -> None:

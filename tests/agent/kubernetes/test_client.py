@@ -141,3 +141,22 @@ async def test_a_certificate_authority_that_is_replaced_in_its_file_is_believed_
         trusted.write_text(after.read_text())
         assert await client.send(PODS) == b"{}"
         await client.close()
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [
+        ("http://127.0.0.1:1", "cannot connect to 127.0.0.1:1: Connection refused"),
+        ("http://[::1]:1", "cannot connect to [::1]:1: Connection refused"),
+    ],
+)
+async def test_why_a_server_cannot_be_reached_is_said_in_words(server: str, reason: str) -> None:
+    class ElsewhereAccess:
+        async def load(self) -> Configuration:
+            return Configuration(host=server)
+
+    client = Client(ElsewhereAccess())  # type: ignore[arg-type]  # as far as it goes
+    with pytest.raises(Unreachable) as unreachable:
+        await client.send(PODS)
+    await client.close()
+    assert str(unreachable.value) == reason
