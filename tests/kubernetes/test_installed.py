@@ -117,6 +117,62 @@ def test_a_way_across_nodes_is_drawn_though_no_agent_knows_both_pods(installed: 
         assert any(line.startswith(ends[1]) for line in lines), done.stdout
 
 
+def test_a_denial_is_explained_by_the_agents_of_both_ends(installed: Installed, family: Family) -> None:
+    """By blocks of addresses: no agent knows a pod of another node."""
+    everybody = {"ipBlock": {"cidr": "0.0.0.0/0" if family is Family.IPV4 else "::/0"}}
+    policies = [
+        policy("out-of-a", "a", "Egress", egress=[{"to": [everybody]}]),
+        policy("none-into-b", "b", "Ingress", ingress=[]),
+    ]
+    manifest = json.dumps({"kind": "List", "apiVersion": "v1", "items": policies})
+    installed.cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    try:
+        installed.until(lambda: not answers(installed, "a", "b", family), "a is refused")
+        ends = "default/a", "default/b", f"{PORT}/TCP"
+        done = asked(installed, "policy", "explain", *ends, "--family", family.label.lower(), "-o", "json")
+        assert done.returncode == 1, done.stdout + done.stderr
+        story = json.loads(done.stdout)
+        assert (story["verdict"], story["source"]["name"], story["destination"]["name"], story["reasons"]) == (
+            "deny", "default/a", "default/b", []
+        )  # fmt: skip
+        assert [(tier["node"], tier["direction"], tier["action"], tier["policies"]) for tier in story["tiers"]] == [
+            ("n1", "egress", "Accept", ["NetworkPolicy default/out-of-a"]),
+            ("n2", "ingress", "Deny", ["NetworkPolicy default/none-into-b"]),
+        ]
+        assert all(tier["packets"] for tier in story["tiers"]), "each counted by its own kernel"
+    finally:
+        installed.cluster.kubectl("delete", "-f", "-", stdin=manifest)
+
+
+def policy(name: str, app: str, direction: str, **rules: object) -> dict[str, object]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": [direction], **rules},
+    }
+
+
+def test_a_service_address_is_said_to_be_one_with_the_pod_behind_it(installed: Installed) -> None:
+    spec = {
+        "ipFamilyPolicy": "PreferDualStack",
+        "selector": {"app": "b"},
+        "ports": [{"port": 80, "targetPort": PORT}],
+    }
+    service = json.dumps({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec})
+    installed.cluster.kubectl("apply", "-f", "-", stdin=service)
+    try:
+        found = json.loads(installed.cluster.kubectl("get", "service", "web", "-o", "json"))["spec"]["clusterIPs"]
+        for vip in found:
+            words = f"{vip} is the address of Service default/web"
+            wanted = f"{words}: kube-proxy puts a pod's in its place; ask about default/b {PORT}/TCP"
+            for command in (["path"], ["policy", "explain"]):
+                installed.until(lambda: wanted in asked(installed, *command, "default/a", vip, "80").stdout, wanted)  # noqa: B023 - asked here and now
+                assert asked(installed, *command, "default/a", vip, "80").returncode == 2
+    finally:
+        installed.cluster.kubectl("delete", "service", "web")
+
+
 def test_nodes_that_are_well_have_nothing_noted(installed: Installed) -> None:
     done = asked(installed, "status", "--all-nodes", "-o", "json")
     assert done.returncode == 0, done.stderr

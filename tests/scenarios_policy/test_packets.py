@@ -105,6 +105,7 @@ async def test_a_denial_is_explained_and_told_by_the_agents(net: Lab, apply: App
             story = await eventually(explain, lambda story: "DENIED" in story, what=f"{node} has read the policy")
             assert "DENIED   shop/front (10.42.0.2, n1) → shop/db (10.42.1.2, n2) 5432/TCP" in story
             assert "rule 1  from app=api: front has app=front   port 5432/TCP ok" in story
+            assert "packets so far on n2" in story, "whoever is asked, n2 itself told its part"
         drops = json.loads(await eventually(partial(says, net, "n2", "drops", "-o", "json"), json.loads))
         assert {(each["source"], each["destination"], each["port"]) for each in drops} == {
             ("shop/front", "shop/db", 5432)
