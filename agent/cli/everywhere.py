@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
 import msgspec
 import typer
 
+from agent.cli.client import socket_path
 from agent.cli.output import FAILED, FOUND, OK, Format, fail, print_json
 from agent.namespace import OWN_NAMESPACE
 
@@ -175,7 +176,7 @@ def _words(context: typer.Context) -> list[str]:
 
 
 async def open_fleet(where: Where) -> Fleet:
-    """Return the cluster that is meant: as the options say, else kubectl's, else the lab that is up.
+    """Return the cluster that is meant: as the options say, else kubectl's, else the lab that is up, else the pod's.
 
     Raises FleetError.
     """
@@ -184,6 +185,7 @@ async def open_fleet(where: Where) -> Fleet:
 
     default = Path.home() / ".kube" / "config"
     named = where.kubeconfig or Path(os.environ.get("KUBECONFIG") or default)
+    kubeconfig: Path | None = named
     if where.lab or not (where.kubeconfig or where.context or any(map(Path.exists, kubeconfigs(named)))):
         from agent.fleet.lab import LabFleet
 
@@ -192,13 +194,15 @@ async def open_fleet(where: Where) -> Fleet:
         except FleetError as error:
             if where.lab:
                 raise
-            if is_in_pod():
+            if not is_in_pod():
+                reason = f"there is no cluster to ask: no --kubeconfig, no {named}, and {error}"
+                raise FleetError(reason) from None
+            if socket_path(None).exists():
                 raise FleetError(IN_POD) from None
-            reason = f"there is no cluster to ask: no --kubeconfig, no {named}, and {error}"
-            raise FleetError(reason) from None
+            kubeconfig = None
     from agent.fleet.kubernetes import KubernetesFleet
 
-    return KubernetesFleet.of(named, where.context, where.namespace)
+    return KubernetesFleet.of(kubeconfig, where.context, where.namespace)
 
 
 async def _ask_node(where: Where, words: Sequence[str], output: Format) -> None:

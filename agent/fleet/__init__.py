@@ -91,7 +91,10 @@ class Fleet(Protocol):
         """What is asked, for people."""
 
     async def nodes(self) -> Mapping[str, str]:
-        """Return all nodes in order, each with why its agent cannot be asked, empty if it can. Raises FleetError."""
+        """Return the nodes that are to have an agent, in order, each with why it cannot be asked, empty if it can.
+
+        Raises FleetError.
+        """
 
     async def locate(self, end: str) -> Sequence[Located]:
         """Return who may be meant by NAMESPACE/POD, a bare name, node:NAME or an address. Raises FleetError."""

@@ -1,8 +1,8 @@
 """The nodes of a Kubernetes cluster, from an administrator's machine.
 
 What agents wrote down is read from the API server; for the rest `tortie` is run in the agent's pod, as `kubectl exec`
-does it. Nothing but the administrator's own kubeconfig and rights is used: list Nodes, Pods and NodeRoutingStatuses,
-and create pods/exec in the agent's namespace.
+does it. Nothing but the rights of whoever asks is used: list Nodes and NodeRoutingStatuses, list Pods and DaemonSets in
+the agent's namespace, and create pods/exec there for what is run.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")  # RFC 1123, as obj
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 _NODES: Final = Resource("", "v1", "nodes")
 _PODS: Final = Resource("", "v1", "pods")
+_DAEMON_SETS: Final = Resource("apps", "v1", "daemonsets")
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -89,6 +90,19 @@ class _Pods(msgspec.Struct, frozen=True):
     metadata: ListMeta = ListMeta()
 
 
+class _DaemonSetStatus(msgspec.Struct, frozen=True, rename="camel"):
+    desired_number_scheduled: int = 0
+
+
+class _DaemonSet(msgspec.Struct, frozen=True):
+    status: _DaemonSetStatus = _DaemonSetStatus()
+
+
+class _DaemonSets(msgspec.Struct, frozen=True):
+    items: list[_DaemonSet]
+    metadata: ListMeta = ListMeta()
+
+
 class _Documents(msgspec.Struct, frozen=True):
     items: list[dict[str, Any]]
     metadata: ListMeta = ListMeta()
@@ -104,8 +118,8 @@ class KubernetesFleet:
         self._nodes: Sequence[_Node] | None = None
 
     @classmethod
-    def of(cls, kubeconfig: Path, context: str, namespace: str) -> KubernetesFleet:
-        """Return the cluster of a kubeconfig, with agents in a namespace."""
+    def of(cls, kubeconfig: Path | None, context: str, namespace: str) -> KubernetesFleet:
+        """Return the cluster of a kubeconfig, or without one that of the pod, with agents in a namespace."""
         return cls(Client(Access(kubeconfig, context or None)), namespace)
 
     @property
@@ -114,10 +128,14 @@ class KubernetesFleet:
         return str(self._client)
 
     async def nodes(self) -> Mapping[str, str]:
-        """Return every Node, and why there is no agent to ask on it."""
+        """Return every Node that is to have an agent, and why it has none to ask."""
         agents = await self._agent_pods()
+        wanted = await self._wanted_agents()
+        is_complete = wanted > 0 and wanted == len(agents.keys() - {""})
         names = sorted(node.metadata.name for node in await self._all_nodes())
-        return {name: _absence(agents.get(name), self._namespace) for name in names}
+        return {
+            name: _absence(agents.get(name), self._namespace) for name in names if name in agents or not is_complete
+        }
 
     async def _all_nodes(self) -> Sequence[_Node]:
         if self._nodes is None:
@@ -205,6 +223,18 @@ class KubernetesFleet:
             pods.sort(key=lambda pod: pod.status.phase == "Running")
             self._agents = {pod.spec.node_name: pod for pod in pods}
         return self._agents
+
+    async def _wanted_agents(self) -> int:
+        """Return how many nodes are to have an agent, by node selector and affinity; 0 if nobody says."""
+        request = Request("list", _DAEMON_SETS, self._namespace, query={"labelSelector": AGENT_LABELS})
+        try:
+            return sum([
+                each.status.desired_number_scheduled
+                async for page in self._pages(request, _DaemonSets)
+                for each in page.items
+            ])  # fmt: skip
+        except FleetError:  # whoever asks may not look: then any node may be one
+            return 0
 
     async def _pages(self, request: Request, page: type[P]) -> AsyncIterator[P]:
         """List page by page. Raises FleetError."""

@@ -9,6 +9,7 @@ import helm_python as helm
 import yaml
 
 CHART = Path(__file__).parents[2] / "charts" / "tortie"
+HOOK = "helm.sh/hook"
 RELEASE, NAMESPACE = "tortie", "tortie-system"
 
 VALUE_SETS: dict[str, dict[str, Any]] = {
@@ -47,10 +48,21 @@ def render(values: dict[str, Any] | None = None, name: str = RELEASE, namespace:
         }
 
 
-def objects(values: dict[str, Any] | None = None, **named: str) -> list[dict[str, Any]]:
-    """Return the objects of a release with these values."""
+def documents(values: dict[str, Any] | None = None, **named: str) -> list[dict[str, Any]]:
+    """Return all that is rendered of these values."""
     texts = (text for path, text in render(values, **named).items() if path.endswith(".yaml"))
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+
+def objects(values: dict[str, Any] | None = None, **named: str) -> list[dict[str, Any]]:
+    """Return the objects of a release with these values."""
+    return [each for each in documents(values, **named) if HOOK not in each["metadata"].get("annotations", {})]
+
+
+def hooks(values: dict[str, Any] | None = None, **named: str) -> list[dict[str, Any]]:
+    """Return what `helm test` makes, in its order."""
+    made = [each for each in documents(values, **named) if HOOK in each["metadata"].get("annotations", {})]
+    return sorted(made, key=lambda each: int(each["metadata"]["annotations"].get(f"{HOOK}-weight", 0)))
 
 
 def the(kind: str, values: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -8,13 +8,15 @@ import pytest
 import typer
 
 from agent.cli.main import app
-from tests.chart.rendering import VALUE_SETS, the
+from tests.chart.rendering import VALUE_SETS, hooks, the
+
+KINDS = ("initContainers", "containers")
 
 
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())
 def test_every_command_and_option_is_one_of_the_programs(values: dict[str, Any]) -> None:
-    pod = the("DaemonSet", values)["spec"]["template"]["spec"]
-    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+    pods = [the("DaemonSet", values)["spec"]["template"], *(each for each in hooks(values) if each["kind"] == "Pod")]
+    for container in (each for pod in pods for kind in KINDS for each in pod["spec"].get(kind, ())):
         words = list(container.get("args", ()))
         command: Any = typer.main.get_command(app)
         while words and not words[0].startswith("-"):

@@ -11,7 +11,7 @@ import helm_python as helm
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART, NAMESPACE, RELEASE, VALUE_SETS, objects
+from tests.chart.rendering import CHART, NAMESPACE, RELEASE, VALUE_SETS, documents
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import ApiError, Cluster, path_of
 
@@ -162,7 +162,7 @@ def test_configuration_that_cannot_be_meant_fails_the_install(engine: helm.Confi
 def test_the_server_takes_every_object_of_every_value_set(cluster: Cluster, values: dict[str, Any]) -> None:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     cluster.apply(namespace)
-    for item in objects(values):
+    for item in documents(values):
         if "monitoring.coreos.com" in item["apiVersion"]:  # not served here
             continue
         path = f"{path_of(item)}?fieldManager=tests&force=true&dryRun=All&fieldValidation=Strict"

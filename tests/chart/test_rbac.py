@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -10,16 +12,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.chart.rendering import NAMESPACE, objects
+from agent.fleet.kubernetes import AGENT_LABELS
+from tests.chart.rendering import NAMESPACE, hooks, objects
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import ApiError, Cluster
-from tests.kubernetes.node import WHY_NOT, AgentNode, until
+from tests.kubernetes.node import TORTIE, WHY_NOT, AgentNode, until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.kernel, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
 ACCOUNT = "tortie-agent"
 USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
-RIGHTS = [item for item in objects() if item["kind"] in {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}]
+KINDS = {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+RIGHTS = [item for item in objects() if item["kind"] in KINDS]
+RIGHTS_OF_A_TEST = [item for item in hooks() if item["kind"] in KINDS]
 OURS = {"apiVersion": "tortie.dev/v1alpha1"}
 STATUS = OURS | {"kind": "NodeRoutingStatus", "metadata": {"name": "n1"}}
 POLICY_CRD = {
@@ -82,8 +87,8 @@ class Right(NamedTuple):
     namespace: str
 
 
-def granted() -> set[Right]:
-    roles = (item for item in RIGHTS if item["kind"] in {"ClusterRole", "Role"})
+def granted(rights: list[dict[str, Any]]) -> set[Right]:
+    roles = (item for item in rights if item["kind"] in {"ClusterRole", "Role"})
     return {
         Right(verb, group, resource, role["metadata"].get("namespace", ""))
         for role in roles
@@ -151,10 +156,56 @@ def test_an_agent_does_all_its_work_with_the_rights_of_the_chart_and_uses_every_
         node.start(token, POD_NAMESPACE=NAMESPACE)
         node.until_in_force()
         until(lambda: conditions(own).get("Ready") == "True", lambda: f"{node.status()} {refusals(own)}")
-        until(lambda: granted() <= used(own), lambda: f"granted and not used: {granted() - used(own)}")
+        until(lambda: granted(RIGHTS) <= used(own), lambda: f"granted and not used: {granted(RIGHTS) - used(own)}")
 
     assert refusals(own) == set()
-    assert used(own) <= granted(), "asked for without a right"
+    assert used(own) <= granted(RIGHTS), "asked for without a right"
+
+
+def test_a_test_of_the_release_asks_with_rights_of_its_own_and_uses_every_one(own: Cluster) -> None:
+    own.apply(*RIGHTS_OF_A_TEST)
+    (account,) = (item["metadata"]["name"] for item in hooks() if item["kind"] == "ServiceAccount")
+    (container,) = hooks()[-1]["spec"]["containers"]
+    kubeconfig = own.kubeconfig(token=own.token(NAMESPACE, account), name=account)
+    there = {"KUBECONFIG": str(kubeconfig), "TORTIE_NAMESPACE": NAMESPACE}
+
+    def test() -> subprocess.CompletedProcess[str]:
+        command = [TORTIE, *container["args"]]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | there)
+
+    own.apply(node("n1"))
+    done = test()
+    assert (done.returncode, done.stderr) == (2, f"tortie: n1: no agent pod is there in namespace {NAMESPACE}\n")
+    asked = {Right(call.verb, call.group, call.resource, call.namespace)
+             for call in own.calls(f"system:serviceaccount:{NAMESPACE}:{account}")}  # fmt: skip
+    assert asked == granted(RIGHTS_OF_A_TEST)
+
+    own.apply(agent_pod("n1"), STATUS | {"status": {"conditions": [condition("False")]}})
+    done = test()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "SessionsDown: waits for tor-1" in done.stdout
+    own.apply(STATUS | {"status": {"conditions": [condition("True")]}})
+    assert test().returncode == 0
+
+
+def node(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+
+
+def agent_pod(node_name: str) -> dict[str, Any]:
+    labels = dict(each.split("=") for each in AGENT_LABELS.split(","))
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "agent", "namespace": NAMESPACE, "labels": labels},
+        "spec": {"nodeName": node_name, "containers": [{"name": "agent", "image": "none"}]},
+        "status": {"phase": "Running"},
+    }
+
+
+def condition(status: str) -> dict[str, str]:
+    said = {"reason": "SessionsDown", "message": "waits for tor-1", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    return {"type": "Ready", "status": status, **said}
 
 
 def test_an_agent_may_not_do_what_it_has_no_business_with(own: Cluster) -> None:

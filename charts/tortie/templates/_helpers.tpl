@@ -6,6 +6,10 @@ app.kubernetes.io/component: agent
 
 {{- define "tortie.labels" -}}
 {{ include "tortie.selectorLabels" . }}
+{{ include "tortie.releaseLabels" . }}
+{{- end }}
+
+{{- define "tortie.releaseLabels" -}}
 app.kubernetes.io/part-of: tortie
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}

@@ -251,8 +251,21 @@ async def test_without_any_cluster_it_is_said_what_was_looked_for(
     monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
     with pytest.raises(FleetError, match=r"no --kubeconfig, no /nowhere/config, and no lab is up"):
         await everywhere.open_fleet(where)
+
+
+async def test_in_a_pod_the_cluster_is_asked_with_the_pods_rights_but_not_in_an_agents(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBECONFIG", "")
+    monkeypatch.setattr("agent.fleet.lab.default_root", lambda: tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("TORTIE_SOCKET", str(tmp_path / "agent.sock"))
+    where = everywhere.Where("", all_nodes=True, kubeconfig=None, context="", lab="")
+    fleet = await everywhere.open_fleet(where)
+    assert fleet.name == "API server by the pod's service account"
+    await fleet.close()
+    (tmp_path / "agent.sock").touch()
     with pytest.raises(FleetError, match=r"an agent may not ask other nodes.*run tortie where you have a kubeconfig"):
         await everywhere.open_fleet(where)
 

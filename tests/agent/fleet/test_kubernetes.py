@@ -37,6 +37,7 @@ class Cluster:
         self.agents = list(agents)
         self.found: list[dict[str, Any]] = []  # by a field selector
         self.statuses: list[dict[str, Any]] = []
+        self.wanted: int | None = None  # nodes that are to have an agent; None: nobody says
         self.client = FakeClient(self._answer)
         self.fleet = KubernetesFleet(self.client)
 
@@ -48,6 +49,8 @@ class Cluster:
                 return {"items": self.agents}
             case "pods":
                 return {"items": self.found}
+            case "daemonsets.apps":
+                return {"items": [{"status": {"desiredNumberScheduled": self.wanted}}] if self.wanted else []}
             case _:
                 return {"items": self.statuses}
 
@@ -59,6 +62,27 @@ async def test_nodes_are_told_in_order_with_why_they_cannot_be_asked() -> None:
         "n2": "its agent's pod a2 is Pending",
         "n3": "no agent pod is there in namespace tortie-system",
     }
+
+
+async def test_a_node_that_is_to_have_no_agent_is_none_of_ours() -> None:
+    cluster = Cluster(pod("a1", "n1"), pod("a2", "n2", "Pending"))
+    cluster.wanted = 2
+    assert await cluster.fleet.nodes() == {"n1": "", "n2": "its agent's pod a2 is Pending"}
+    cluster = Cluster(pod("a1", "n1"), pod("a2", ""))
+    cluster.wanted = 2
+    assert list(await cluster.fleet.nodes()) == ["n1", "n2", "n3"], "somewhere an agent is missing"
+
+
+async def test_whoever_may_not_look_at_daemonsets_is_told_of_all_nodes() -> None:
+    cluster = Cluster(pod("a1", "n1"), pod("a2", "n2"))
+    answer = cluster.client.answer
+
+    def refuse(request: Request) -> dict[str, Any]:
+        if request.resource.plural == "daemonsets":
+            raise Refused(403, "Forbidden", "daemonsets.apps is forbidden")
+        return dict(answer(request))
+
+    assert list(await KubernetesFleet(FakeClient(refuse)).nodes()) == ["n1", "n2", "n3"]
 
 
 @pytest.mark.parametrize("order", [1, -1])
