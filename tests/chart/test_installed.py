@@ -82,6 +82,7 @@ def test_one_install_brings_kinds_agent_and_configuration(empty: Cluster, engine
     release = install(engine, said)
 
     assert release["status"] == "deployed"
+    assert "do not belong to this release" not in release["notes"]
     assert definitions(empty) >= OUR_KINDS
     assert empty.get(AGENT)["spec"]["template"]["spec"]["hostNetwork"] is True
     bgp, network = (
@@ -136,14 +137,37 @@ def test_an_uninstall_takes_everything_but_kinds_and_objects_and_can_be_undone(
     assert empty.get(PEER)["spec"]["peerASN"] == 65100
 
 
-def test_kinds_of_another_release_are_left_to_it(empty: Cluster, tmp_path: Path) -> None:
+def test_a_release_of_another_name_says_how_the_kinds_become_its_own_and_then_upgrades_them(
+    empty: Cluster, tmp_path: Path
+) -> None:
+    """Files under crds/ are no templates: they say that they belong to the release `tortie` in `tortie-system`."""
     with helm.Config(kubeconfig_path=empty.kubeconfig(), namespace="other") as engine, helm.Chart.load(CHART) as chart:
-        engine.install(chart, "cat", namespace="other", create_namespace=True)
+        installed = engine.install(chart, "cat", namespace="other", create_namespace=True)
         with helm.Chart.load(next_version(tmp_path)) as upgraded:
             release = engine.upgrade(upgraded, "cat", namespace="other")
+            assert "colour" not in str(empty.get(PEERS))
+            assert "CustomResourceDefinition" not in str(release["manifest"])
 
-    assert "colour" not in str(empty.get(PEERS))
-    assert "CustomResourceDefinition" not in str(release["manifest"])
+            commands = [said_command(each, "kubectl annotate") for each in (installed, release)]
+            assert commands[0] == commands[1]
+            empty.kubectl(*commands[0])
+            release = engine.upgrade(upgraded, "cat", namespace="other")
+            assert "colour" in str(empty.get(PEERS))
+            assert "kubectl annotate" not in str(release)
+            engine.upgrade(chart, "cat", namespace="other")  # back: they are the release's for good
+            assert "colour" not in str(empty.get(PEERS))
+        engine.uninstall("cat")
+
+    assert definitions(empty) >= OUR_KINDS
+    annotations = empty.get(PEERS)["metadata"]["annotations"]
+    assert (annotations["meta.helm.sh/release-name"], annotations["meta.helm.sh/release-namespace"]) == ("cat", "other")
+
+
+def said_command(release: dict[str, Any], beginning: str) -> list[str]:
+    """Return the words of a command that the notes tell, without the first."""
+    _, found, rest = str(release["notes"]).replace("\\\n", "").partition(beginning)
+    assert found, release["notes"]
+    return [*beginning.split()[1:], *rest.partition("\n")[0].split()]
 
 
 def test_configuration_that_cannot_be_meant_fails_the_install(engine: helm.Config) -> None:

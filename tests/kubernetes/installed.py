@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from agent.cni.install import PROGRAMS
 from inet.prefix import Family
-from tests.chart.rendering import objects
+from tests.chart.rendering import hooks, objects
 from tests.containerd.machine import PLUGIN_DIR
 from tests.kubernetes import assets, kubeproxy, machine
 from tests.kubernetes.cluster import Cluster
@@ -117,6 +117,19 @@ class Installed:
             if each["kind"] == "DaemonSet":
                 lend_programs(each["spec"]["template"]["spec"])
             self.cluster.apply(each)
+
+    def test(self, **values: Any) -> tuple[str, str]:
+        """Do what `helm test` does with what the chart makes; return the phase its pod ended in, and its log."""
+        made = hooks(values | {"image": _AGENT_IMAGE})
+        lend_programs(made[-1]["spec"])
+        name = made[-1]["metadata"]["name"]
+        look = ("-n", "tortie-system", "get", "pod", name, "-o", "jsonpath={.status.phase}")
+        try:
+            self.cluster.apply(*made)
+            self.until(lambda: self.cluster.kubectl(*look) in {"Succeeded", "Failed"}, "the test ends", 2 * DEADLINE_S)
+            return self.cluster.kubectl(*look), self.cluster.kubectl("-n", "tortie-system", "logs", name)
+        finally:
+            self.cluster.delete(*made)
 
     def install_proxy(self, mode: str) -> None:
         """Run kube-proxy on every node, in this mode."""
@@ -258,7 +271,9 @@ def lend_programs(pod: dict[str, Any], *others: Path) -> None:
     needed = {Path("/usr"), ROOT, Path(sys.base_prefix), TORTIE.parents[1], *others}
     tops = [path for path in sorted(needed) if not any(other in path.parents for other in needed)]
     for number, path in enumerate(tops):
-        pod["volumes"].append({"name": f"lent-{number}", "hostPath": {"path": str(path), "type": "Directory"}})
+        pod.setdefault("volumes", []).append(
+            {"name": f"lent-{number}", "hostPath": {"path": str(path), "type": "Directory"}}
+        )
         for container in (*pod["containers"], *pod.get("initContainers", ())):
             mounts = container.setdefault("volumeMounts", [])
             mounts.append({"name": f"lent-{number}", "mountPath": str(path), "readOnly": True})

@@ -181,6 +181,13 @@ def test_nodes_that_are_well_have_nothing_noted(installed: Installed) -> None:
     )
 
 
+def test_the_release_is_tested_as_helm_tests_it(installed: Installed) -> None:
+    phase, log = installed.test()
+    assert phase == "Succeeded", log
+    for node in PODS.values():
+        assert re.search(rf"^{node}\s+yes", log, re.MULTILINE), log
+
+
 def test_an_agent_that_is_replaced_costs_no_packet(installed: Installed) -> None:
     pings = [[*installed.kubectl, "exec", "a", "--", "ping", "-i", "0.1", address(installed, "c", family)]
              for family in Family]  # fmt: skip
