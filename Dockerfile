@@ -6,6 +6,7 @@ ARG GO_IMAGE=docker.io/library/golang:1.26-bookworm
 
 # Where it is built, for the machine that the image is for: Go needs no emulator
 FROM --platform=${BUILDPLATFORM} ${GO_IMAGE} AS plugins
+LABEL dev.tortie.stage=plugins
 WORKDIR /src
 COPY image/cni-plugins/ image/cni-plugins/
 COPY pyproject.toml ./
@@ -16,6 +17,7 @@ RUN GOARCH=$TARGETARCH scripts/cni build
 
 # Named, since podman 4 goes on with the platform of the stage before
 FROM --platform=${TARGETPLATFORM} ${DEBIAN_IMAGE} AS build
+LABEL dev.tortie.stage=build
 # Empty, or a moment of snapshot.debian.org such as 20261101T000000Z: packages as they were then
 ARG DEBIAN_SNAPSHOT=
 RUN if [ -n "$DEBIAN_SNAPSHOT" ]; then \

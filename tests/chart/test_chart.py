@@ -14,7 +14,7 @@ import yaml
 
 from agent import __version__
 from agent.kubernetes.permissions import CLUSTER, OWN_NAMESPACE
-from tests.chart.rendering import CHART, NAMESPACE, VALUE_SETS, objects, render, the
+from tests.chart.rendering import CHART, NAMESPACE, VALUE_SETS, hooks, objects, render, the
 
 ROOT = CHART.parents[1]
 EVERY_SET = pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())
@@ -105,6 +105,7 @@ def test_every_value_that_is_described_has_a_default_and_every_default_is_descri
         ({"updateStrategy": {"rollingUpdate": {"maxUnavailable": "ten"}}}, "maxUnavailable"),
         ({"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}, "maxSurge"),
         ({"podLabels": {"team": 1}}, "podLabels"),
+        ({"podLabels": {"app.kubernetes.io/component": "net"}}, "app.kubernetes.io/component"),
         ({"tolerations": {"operator": "Exists"}}, "tolerations"),
         ({"tolerations": [{"operator": "Exists", "efect": "NoSchedule"}]}, "efect"),
         ({"tolerations": [{"operator": "Exists", "effect": "NoScheduling"}]}, "effect"),
@@ -150,6 +151,33 @@ def test_no_container_has_more_than_it_needs(values: dict[str, Any]) -> None:
             added -= {"SYS_ADMIN"}
         assert set(added) <= {"NET_ADMIN", "NET_BIND_SERVICE"}, "say why in daemonset.yaml, docs/install.md and here"
         assert not added or container["name"] in {"agent", "cleanup"}
+
+
+@EVERY_SET
+def test_every_container_says_what_it_takes(values: dict[str, Any]) -> None:
+    """A namespace with a quota has no room for one that does not."""
+    pods = [the("DaemonSet", values)["spec"]["template"], *(each for each in hooks(values) if each["kind"] == "Pod")]
+    for pod in pods:
+        for container in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]):
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, container["name"]
+
+
+def test_directories_of_the_node_may_have_any_name() -> None:
+    odd = {"binDir": "/opt/a, b", "confDir": "/etc/c: d", "stateDir": "/var/e}f"}
+    pod = the("DaemonSet", {"cni": odd})["spec"]["template"]["spec"]
+    paths = {volume["hostPath"]["path"] for volume in pod["volumes"]}
+    assert paths >= set(odd.values())
+    assert {"--cni-conf-dir=/etc/c: d", "--cni-state-dir=/var/e}f"} <= set(pod["containers"][0]["args"])
+    assert {"/etc/c: d", "/var/e}f"} <= {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+
+
+def test_services_are_scraped_whatever_name_argo_cd_gives_the_instance() -> None:
+    """It writes the application's name into that label of every object, which need not be the release's."""
+    said = VALUE_SETS["everything"]
+    selected = the("ServiceMonitor", said)["spec"]["selector"]["matchLabels"]
+    assert (
+        selected.items() <= (the("Service", said)["metadata"]["labels"] | {"app.kubernetes.io/instance": "x"}).items()
+    )
 
 
 def test_pods_are_entered_by_wish_alone_and_by_the_agent_alone() -> None:
@@ -276,7 +304,17 @@ def test_notes_say_what_to_look_at() -> None:
 
     assert "kubectl get bgppeers,noderoutingstatuses" in notes
     assert "helm uninstall" not in notes
-    assert "helm uninstall tortie -n tortie-system" in render({"cleanup": True})["NOTES.txt"]
+    assert "helm test tortie -n tortie-system" in notes
+    assert "TORTIE_NAMESPACE" not in notes
+    assert "export TORTIE_NAMESPACE=elsewhere" in render(namespace="elsewhere")["NOTES.txt"]
+
+
+def test_notes_of_a_cleanup_speak_of_the_end_alone() -> None:
+    notes = render({"cleanup": True})["NOTES.txt"]
+
+    assert "helm uninstall tortie -n tortie-system" in notes
+    assert "helm test" not in notes
+    assert "on its way" not in notes
 
 
 def test_notes_say_that_the_image_is_yours_to_push() -> None:

@@ -1,7 +1,7 @@
 """The image at work, as the chart runs it: two capabilities, a read-only root, seccomp, nothing of the host's.
 
-`make test-image` builds the image and runs these. PODMAN may hold the command with options: `podman --root /var/x`, and
-TORTIE_IMAGE name another image, such as one for another kind of machine; of that the tests of its files can be run.
+`make test-image` builds the image and runs these. Of an image for another kind of machine (TORTIE_IMAGE) the tests of its
+files can be run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -28,14 +27,13 @@ from felix.namespaces import entered
 from tests.chart.rendering import the
 from tests.felix.netns import WHY_NOT
 from tests.image import elf
+from tests.image.podman import IMAGE, PODMAN, podman
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import AgentNode
 from tests.kubernetes.relay import PORT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.image]
 
-IMAGE = os.environ.get("TORTIE_IMAGE", f"localhost/tortie:{__version__}")
-PODMAN = shlex.split(os.environ.get("PODMAN", "podman"))
 DEADLINE_S = 60.0
 LARGEST_BYTES = 150_000_000
 ARM64_PAGE_BYTES = 1 << 16
@@ -79,12 +77,6 @@ OBJECTS = [
         "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]},
     },
 ]
-
-
-def podman(*arguments: str) -> str:
-    done = subprocess.run([*PODMAN, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,7 @@ host: 127.0.0.1
 - {name: sysctls, mountPath: /host/proc/sys/net}
 {{- if .Values.cni.enabled }}
 # under the node's own paths, which the CNI configuration names
-- {name: cni-conf, mountPath: {{ .Values.cni.confDir }}}
-- {name: cni-state, mountPath: {{ .Values.cni.stateDir }}}
+- {name: cni-conf, mountPath: {{ .Values.cni.confDir | quote }}}
+- {name: cni-state, mountPath: {{ .Values.cni.stateDir | quote }}}
 {{- end }}
 {{- end }}
