@@ -1,7 +1,7 @@
 """The image at work, as the chart runs it: two capabilities, a read-only root, seccomp, nothing of the host's.
 
-`make test-image` builds the image and runs these. Of an image for another kind of machine (TORTIE_IMAGE) the tests of its
-files can be run.
+`make test-image` builds the image and runs these. Of an image for another kind of machine (TORTIE_IMAGE) the tests of
+its files can be run.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from tests.image.podman import IMAGE, PODMAN, podman
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
-BASE = "localhost/tortie-base:bookworm"
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+BASE = f"localhost/tortie-base:bookworm-{ARCH}"
 AGAIN = f"localhost/tortie-again:{os.getpid()}"
 LONG_AGO = 1_000_000_000
 BUILT_FROM = (
