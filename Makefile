@@ -36,7 +36,7 @@ test-cni: setup ## pods by the hundred through a real containerd: two minutes
 	@scripts/cni build || true # without it the tests are skipped, and say so
 	@$(BIN)/python -m pytest -m containerd tests/containerd
 
-test-image: setup ## build the image without a registry, and run it as the chart does (needs root, podman, debootstrap, Go)
+test-image: setup ## the image, built twice without a registry and run as the chart does (needs root, podman, debootstrap, Go)
 	@scripts/kubernetes-assets >/dev/null
 	@scripts/image --without-registry
 	@$(BIN)/python -m pytest -m image tests/image

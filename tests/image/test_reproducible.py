@@ -81,7 +81,9 @@ def contents(image: str, directory: Path) -> dict[str, tuple[object, ...]]:
         return {
             member.name: (
                 *(oct(member.mode), member.uid, member.gid, member.mtime, member.size, member.linkname),
-                hashlib.sha256(file.read()).hexdigest() if (file := tar.extractfile(member)) else "",
+                hashlib.sha256(file.read()).hexdigest()
+                if member.isfile() and (file := tar.extractfile(member))
+                else "",
             )
             for member in tar
         }
