@@ -11,9 +11,10 @@ import helm_python as helm
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART, NAMESPACE, RELEASE, VALUE_SETS, documents
+from tests.chart.rendering import CHART, NAMESPACE, RELEASE, VALUE_SETS, documents, hooks, objects
 from tests.kubernetes import assets
 from tests.kubernetes.cluster import ApiError, Cluster, path_of
+from tests.kubernetes.node import until
 
 pytestmark = pytest.mark.kubernetes
 
@@ -30,6 +31,7 @@ PEER = {
     "metadata": {"name": "tor-1"},
     "spec": {"peer": {"address": "172.16.1.1"}, "peerASN": 65100},
 }
+PODS = {"apiVersion": "v1", "kind": "Pod"}
 OUR_KINDS = {path.stem.removeprefix("tortie.dev_") + ".tortie.dev" for path in (CHART / "crds").glob("*.yaml")}
 
 
@@ -191,3 +193,29 @@ def test_the_server_takes_every_object_of_every_value_set(cluster: Cluster, valu
             continue
         path = f"{path_of(item)}?fieldManager=tests&force=true&dryRun=All&fieldValidation=Strict"
         cluster.request("PATCH", path, item, content_type="application/apply-patch+yaml")
+
+
+@pytest.mark.parametrize("level", ["restricted", "baseline", "privileged"])
+def test_a_test_needs_nothing_of_pod_security_and_agents_what_the_install_page_says(
+    cluster: Cluster, level: str
+) -> None:
+    namespace = f"security-{level}"
+    labels = {"pod-security.kubernetes.io/enforce": level}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
+    (agent,) = (each for each in objects(namespace=namespace) if each["kind"] == "DaemonSet")
+    agents_pod = PODS | {"metadata": {"name": "agent"}, "spec": agent["spec"]["template"]["spec"]}
+    *_, tests_pod = hooks(namespace=namespace)
+
+    def is_let_in(pod: dict[str, Any]) -> bool:
+        try:
+            cluster.request("POST", f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
+        except ApiError as error:
+            assert "violates PodSecurity" in str(error)  # noqa: PT017 - any other refusal is a fault of the test's
+            return False
+        return True
+
+    if level == "privileged":
+        assert is_let_in(agents_pod)
+    else:
+        until(lambda: not is_let_in(agents_pod), lambda: "the namespace's label never came into force")
+    assert is_let_in(tests_pod)
