@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Kubernetes node networking without an overlay: pod routes over BGP.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",  # paragraphs are paragraphs, however long the lines are that they were written in
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -14,7 +14,7 @@ from agent.cli.client import socket_path
 from agent.cli.ends import Inquiry, OnlyHereOption, Told
 from agent.cli.everywhere import ContextOption, KubeconfigOption, LabOption, NamespaceOption, NodeOption, Where
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, print_json
-from agent.cli.policy import FamilyName
+from agent.cli.policy import FamilyOption
 from agent.namespace import OWN_NAMESPACE
 from agent.pathreport import Fact, Journey, NodeFacts, Stage
 
@@ -30,9 +30,7 @@ def path(
         int,
         typer.Option("--source-port", min=0, max=65535, help="Tells which of several equal ways the kernel chooses."),
     ] = 0,
-    family: Annotated[
-        FamilyName | None, typer.Option("--family", help="By default the first that both ends have.")
-    ] = None,
+    family: FamilyOption = None,
     only_here: OnlyHereOption = False,
     node: NodeOption = "",
     kubeconfig: KubeconfigOption = None,

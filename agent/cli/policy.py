@@ -62,6 +62,12 @@ class FamilyName(enum.StrEnum):
     IPV6 = "ipv6"
 
 
+FamilyOption = Annotated[
+    FamilyName | None,
+    typer.Option("--family", case_sensitive=False, help="By default the first that both ends have."),
+]
+
+
 @app.command()
 def verdicts(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Cases as JSON, or one case; - for standard input.")],
@@ -73,7 +79,10 @@ def verdicts(
         ),
     ] = Engine.IR,
     family: Annotated[
-        FamilyName, typer.Option("--family", help="ipv6 moves every address and block of the cases into IPv6.")
+        FamilyName,
+        typer.Option(
+            "--family", case_sensitive=False, help="ipv6 moves every address and block of the cases into IPv6."
+        ),
     ] = FamilyName.IPV4,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -133,9 +142,7 @@ def explain(
             file_okay=False,
         ),
     ] = None,
-    family: Annotated[
-        FamilyName | None, typer.Option("--family", help="By default the first that both ends have.")
-    ] = None,
+    family: FamilyOption = None,
     only_here: OnlyHereOption = False,
     node: NodeOption = "",
     kubeconfig: KubeconfigOption = None,

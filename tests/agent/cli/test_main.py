@@ -24,6 +24,11 @@ def test_every_command_has_help_with_an_example() -> None:
         assert "Example: tortie" in text, words
 
 
+def test_paragraphs_of_help_are_as_wide_as_the_terminal() -> None:
+    text = CliRunner().invoke(app, ["path", "--help"], env={"COLUMNS": "200"}).output
+    assert "others through the cluster of --kubeconfig or the lab. Nothing is sent." in text
+
+
 def test_config_check_names_file_line_field_and_reason(tmp_path: Path) -> None:
     (tmp_path / "peer.yaml").write_text(
         "apiVersion: tortie.dev/v1alpha1\nkind: BGPPeer\nmetadata: {name: tor}\nspec:\n  peer: {address: 172.16.1.1}\n"

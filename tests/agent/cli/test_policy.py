@@ -387,6 +387,10 @@ def test_manifests_are_of_no_node() -> None:
     assert (result.exit_code, "--config: manifests are asked, no agent" in result.stderr) == (2, True)
 
 
+def test_a_family_is_one_however_it_is_written() -> None:
+    assert "(fd42::2" in tortie("explain", "front", "db", "80", "--config", EXAMPLES, "--family", "IPv6").stdout
+
+
 def test_without_a_port_it_is_a_ping() -> None:
     result = tortie("explain", "shop/api", "shop/db", "--config", EXAMPLES)
     assert result.exit_code == 1
