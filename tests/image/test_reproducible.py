@@ -91,8 +91,9 @@ def contents(image: str, directory: Path) -> dict[str, tuple[object, ...]]:
 
 @pytest.mark.usefixtures("_image_again")
 def test_the_image_that_is_built_again_elsewhere_has_the_same_bytes(tmp_path: Path) -> None:
+    if id_of(IMAGE) == id_of(AGAIN):
+        return
     first, second = contents(IMAGE, tmp_path), contents(AGAIN, tmp_path)
-    assert first
     differing = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-    assert not differing, "\n".join(f"{name}: {first.get(name)} then {second.get(name)}" for name in differing[:20])
-    assert id_of(IMAGE) == id_of(AGAIN)
+    told = [f"{name}: {first.get(name)} then {second.get(name)}" for name in differing[:20]]
+    pytest.fail("\n".join(told) or "all files are the same, and what is said of the image is not")

@@ -156,3 +156,8 @@ def test_the_doctor_finds_nothing_that_fails(installed: Installed) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=installed.environment)
     assert done.returncode < 2, done.stderr  # it could look
     assert "FAIL" not in done.stdout, done.stdout
+
+
+def test_the_release_is_tested_as_helm_tests_it(installed: Installed) -> None:
+    phase, log = installed.test()
+    assert phase == "Succeeded", log
