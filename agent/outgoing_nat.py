@@ -77,7 +77,7 @@ def verdict(wanted: Masquerade, source: bytes, destination: bytes) -> str | None
     family = Family.IPV4 if len(source) == 4 else Family.IPV6
     address = wanted.addresses.get(family)
     where = f"to {ip_address(address)}" if address else "to the address of the interface it leaves by"
-    return f"masqueraded {where} by NetworkConfiguration spec.outgoingNAT"
+    return f"masqueraded {where} (NetworkConfiguration spec.outgoingNAT)"
 
 
 def _is_for(cidr: Prefix, families: Collection[Family]) -> bool:

@@ -146,9 +146,10 @@ class PolicyCluster:
         pairs = [(source.address(each), destination.address(each)) for each in Family if family in {None, each}]
         nodes = dict.fromkeys(place.node for place in (source, destination) if place.node)
         packets = [_packet(here, there, protocol, port) for here, there in pairs if here and there]
-        if not packets or not nodes:
-            wanted = f"{family.label} " if family else ""
-            raise QuestionError(f"the two ends have no {wanted}address of one family, or neither is in this cluster")
+        if not packets:
+            raise QuestionError(f"the two ends have no {f'{family.label} ' if family else ''}address of one family")
+        if not nodes:
+            raise QuestionError("neither end is in this cluster, as far as it is known here")
         return {
             name: [explain(evaluate(self.engine(name).ruleset, packet), self._who, name) for packet in packets]
             for name in nodes

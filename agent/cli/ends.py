@@ -193,7 +193,7 @@ class Inquiry(Generic[F]):
                 continue
             if len(found) == 1 and not (is_strict and found[0].trouble):
                 self._located[key] = found[0]
-                if found[0].kind == "Pod" and found[0].addresses:
+                if found[0].kind == "Pod" and found[0].addresses and not _is_address(self.question[key]):
                     self.question[key] = ",".join(found[0].addresses)
             elif found and is_strict:
                 self._refuse(self.question[key], [each.name for each in found], found[0].trouble)
@@ -224,24 +224,23 @@ class Inquiry(Generic[F]):
         """Return what becomes of a packet to a service address, and what may be so and is not known."""
         from agent.fleet import FleetError
 
-        notes: list[str] = []
+        hint = "where there is a kubeconfig it is looked up"
         if self._fleet is not None and "to" not in self._located:
             try:
                 service = await self._fleet.service_at(address)
             except FleetError as error:
-                notes.append(f"whose service address it may be is not known: {error}")
+                hint = f"it could not be looked up: {error}"
             else:
                 if service is not None:
-                    return service._replace(cidr=service.cidr or first.service).words(address, self._port()), notes
+                    return service._replace(cidr=service.cidr or first.service).words(address, self._port()), []
         if first.service:
             what = f"{address} is a service address (of {first.service})"
-            return f"{what}: kube-proxy puts a pod's in its place; ask about that pod", notes
-        if not first.knows_services and not ip_address(address).is_global:
-            notes.append(
-                f"if {address} is a Service's, kube-proxy puts a pod's in its place before all this: {first.node} "
-                "cannot tell, as NetworkConfiguration has no serviceCIDRs; where there is a kubeconfig it is looked up"
-            )
-        return "", notes
+            return f"{what}: kube-proxy puts a pod's in its place; ask about that pod", []
+        if first.knows_services or ip_address(address).is_global:
+            return "", []
+        what = f"if {address} is a Service's, kube-proxy puts a pod's in its place before all this"
+        why = f"{first.node} cannot tell, as NetworkConfiguration has no serviceCIDRs"
+        return "", [f"{what}: {why}; {hint}"]
 
     def _port(self) -> str:
         number, slash, protocol = self.question.get("port", "").upper().partition("/")
@@ -276,3 +275,12 @@ class Inquiry(Generic[F]):
             except FleetError as error:
                 self._no_fleet = str(error)
         return self._fleet
+
+
+def _is_address(end: str) -> bool:
+    """Whether an end was given by its address, and with it the family that is asked about."""
+    try:
+        ip_address(end.removeprefix("ip:").strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -403,7 +403,8 @@ def explain(
 def _show_explanation(answer: RouteExplanation) -> None:
     out = console()
     used = sum(path.used for path in answer.paths)
-    out.print(f"{answer.prefix}, {len(answer.paths)} paths, {used} used" + (f": {answer.note}" if answer.note else ""))
+    paths = "1 path" if len(answer.paths) == 1 else f"{len(answer.paths)} paths"
+    out.print(f"{answer.prefix}, {paths}, {used} used" + (f": {answer.note}" if answer.note else ""))
     print_table(
         ["", "Peer", "Origin", "Next Hop", "AS Path", "Pref", "MED", "Note"],
         [[cells[0], cells[2], row.origin, *cells[3:]] for row in answer.paths for cells in [_path_cells(row)]],

@@ -136,7 +136,7 @@ def test_what_becomes_of_a_packet_is_said(family: Family) -> None:
     }[family]
     assert verdict(found, packed(source), packed(inside)) is None
     said = verdict(found, packed(source), packed(outside))
-    assert said == f"masqueraded to {address} by NetworkConfiguration spec.outgoingNAT"
+    assert said == f"masqueraded to {address} (NetworkConfiguration spec.outgoingNAT)"
 
 
 # In the table

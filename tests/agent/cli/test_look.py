@@ -153,7 +153,7 @@ def test_asns_are_spelled_as_in_manifests(run: Run) -> None:
 def test_an_explanation_ends_with_the_kernel_and_who_is_told(run: Run) -> None:
     status, text = run("routes", "explain", "10.42.1.0/24")
     assert status == 0
-    assert "10.42.1.0/24, 1 paths, 1 used" in text
+    assert "10.42.1.0/24, 1 path, 1 used" in text
     assert "kernel: 172.16.1.1 eth0; in kernel, since 1m01s" in text
     assert "announced to: nobody" in text
 
@@ -379,7 +379,8 @@ def test_a_prefix_that_goes_nowhere_is_status_1(
     found, text = run("routes", "explain", "10.42.1.0/24")
     assert found == status
     used = sum(path.used for path in paths)
-    assert f"10.42.1.0/24, {len(paths)} paths, {used} used: covered by 10.42.0.0/16" in text
+    counted = "1 path" if len(paths) == 1 else f"{len(paths)} paths"
+    assert f"10.42.1.0/24, {counted}, {used} used: covered by 10.42.0.0/16" in text
     assert ("kernel: " in text) is (route is not None)
     assert text.endswith("announced to: 172.16.1.1, mesh/n2\n")
 

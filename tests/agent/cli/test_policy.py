@@ -144,7 +144,7 @@ spec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr:
         (("nobody", "db", "80"), "there is no pod or node nobody"),
         (("api", "node:n9", "80"), "there is no Node n9: n1, n2"),
         (("api", "db", "80/ICMP"), "is not PORT/PROTOCOL"),
-        (("192.0.2.1", "192.0.2.2", "80"), "neither is in this cluster"),
+        (("192.0.2.1", "192.0.2.2", "80"), "neither end is in this cluster"),
     ],
 )
 def test_a_question_that_cannot_be_answered_ends_in_status_2(words: tuple[str, ...], wanted: str) -> None:
