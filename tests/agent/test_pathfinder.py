@@ -167,7 +167,8 @@ async def test_without_a_word_of_services_nobody_is_said_to_be_one(finder: Finde
 
 async def test_an_address_that_the_node_itself_has_is_local_as_those_of_services_are_with_ipvs(finder: Finder) -> None:
     address = "10.43.0.10" if finder.family is Family.IPV4 else "fd43::a"
-    finder.pods.ip(None, "link add kube-ipvs0 type dummy")
+    finder.pods.ip(None, "link add kube-ipvs0 type bridge")  # a dummy there, which not every kernel has
+    finder.pods.ip(None, "link set kube-ipvs0 up")
     finder.pods.ip(None, f"addr add {address} dev kube-ipvs0" + (" nodad" if finder.family is Family.IPV6 else ""))
     facts = await finder.facts("x/p0", address)
     assert (facts.destination.node, facts.route.kind) == ("", "local")
