@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +182,41 @@ async def test_a_restarted_server_and_a_compacted_etcd_cost_a_list_and_change_no
         await follower.until(lambda: follower.full_lists > lists)
 
         assert {key.name for key in follower.news[told:]} == {"b", "c"}
+
+
+async def test_an_etcd_restored_from_a_backup_is_believed(own_cluster: Cluster) -> None:
+    """The server lets watches go on from where they were, ahead of it, and says nothing until it is there."""
+    cluster = own_cluster
+    etcd, backup = cluster.directory / "etcd", cluster.directory / "backup"
+    cluster.apply(peer("stays"), peer("changes"), pod("p", "n1", "10.42.9.9", app="api"))
+
+    def restart(step: Callable[[], object]) -> None:
+        cluster.stop("kube-apiserver")
+        cluster.stop("etcd")
+        step()
+        cluster.start_etcd()
+        cluster.start_api()
+
+    await asyncio.to_thread(restart, lambda: shutil.copytree(etcd, backup))
+    async with followed(cluster) as follower:
+        for number in range(100):
+            cluster.apply(peer("changes", 65200 + number))
+        cluster.apply(peer("lost"))
+        cluster.delete(pod("p", "n1", "10.42.9.9"))
+        await until_asn(follower, "changes", 65299)
+        await follower.until(lambda: "lost" in follower.names and "p" not in follower.names)
+        told = len(follower.news)
+
+        def restore() -> None:
+            shutil.rmtree(etcd)
+            backup.rename(etcd)
+
+        await asyncio.to_thread(restart, restore)
+        cluster.apply(peer("stays", 65001))
+        await follower.until(lambda: "lost" not in follower.names and "p" in follower.names)
+        await until_asn(follower, "changes", 65100)
+        await until_asn(follower, "stays", 65001)
+        assert {key.name for key in follower.news[told:]} == {"lost", "p", "changes", "stays"}
 
 
 async def test_a_server_seconds_away_is_only_slow(cluster: Cluster, relay: Relay) -> None:

@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Callable
 from random import random
 from typing import Final, NamedTuple
 
+import structlog
+
 from agent.datastore import Batch, DatastoreHealth
 from agent.datastore.absences import CONFIRM_AFTER_S
 from agent.datastore.feed import Feed
 from agent.datastore.kubernetes.demand import needs_all_pods, secret_names
 from agent.datastore.kubernetes.reflector import Reflector, Scope
 from agent.datastore.kubernetes.source import Source
-from agent.datastore.kubernetes.wire import reader_of, resource_of
-from agent.kubernetes.client import Client
+from agent.datastore.kubernetes.wire import read_page, reader_of, resource_of
+from agent.kubernetes.client import Client, Request
 from agent.objects import BGPConfiguration, BGPPeer, Secret
 from agent.objects.kinds import KINDS, Keyed, Kind
 from agent.objects.model import Key
@@ -31,6 +33,8 @@ NARROW_AFTER_S: Final = 300.0
 
 _LIVING: Final = "status.phase!=Succeeded,status.phase!=Failed"
 _EVERYWHERE: Final = Scope(resource_of(KINDS["Pod"]), fields=f"spec.nodeName!=,{_LIVING}")
+
+log = structlog.get_logger("kubernetes")
 
 
 class _Followed(NamedTuple):
@@ -140,12 +144,26 @@ class KubernetesDatastore:
             reader_of(kind.name),
             source,
             is_optional=kind.is_ours or kind.name == "ClusterNetworkPolicy",
+            on_back=self._look_back if kind.name == "Node" else None,  # one that looks is enough
             chance=self._chance,
         )
         task = asyncio.create_task(reflector.run(), name=f"follow {name}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         self._followed[name] = _Followed(Key(kind.name, scope.namespace, about), kind, source, reflector, task)
+
+    async def _look_back(self) -> None:
+        """List every kind again where the server has not come as far as it was: its etcd was restored from a backup.
+
+        It would have watches go on from where they were, and tell nothing of what happens before. Where kinds have
+        etcds of their own, whose versions have nothing to do with each other, that is a list too many now and then.
+        """
+        known = max(each.reflector.version for each in self._followed.values())  # before others hear more
+        page = read_page(await self._client.send(Request("list", resource_of(KINDS["Node"]), query={"limit": "1"})))
+        theirs = page.metadata.resource_version
+        if theirs.isdecimal() and int(theirs) < known:
+            log.warning("kubernetes.restored", was=known, now=int(theirs))
+            self.relist()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Let whoever takes the batches know of an error of ours."""

@@ -14,7 +14,7 @@ The server is the only clock: which objects there are is never inferred from tim
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from random import random
 from typing import Final, Protocol
@@ -71,7 +71,8 @@ class Scope:
 class Reflector:
     """One kind, or one object of it. `run` it; its properties say how it is going.
 
-    `chance` gives a number from 0 up to 1. `is_optional`: the server need not know the kind.
+    `chance` gives a number from 0 up to 1. `is_optional`: the server need not know the kind. `on_back` is awaited when
+    a server was away and may be back, before it is watched again; what it raises is as if the watch had.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Reflector:
         sink: Sink,
         *,
         is_optional: bool = False,
+        on_back: Callable[[], Awaitable[None]] | None = None,
         chance: Callable[[], float] = random,
     ) -> None:
         self.error = ""  # why nothing can be read at present; the last state stays
@@ -93,11 +95,13 @@ class Reflector:
         self._read = read
         self._sink = sink
         self._is_optional = is_optional
+        self._on_back = on_back
         self._chance = chance
         # A server that comes back says no at first, as long as its caches are empty: it is not to be waited for as long
         # as one that has been away for long.
         self._away, self._refusals = Backoff(fraction=chance), Backoff(fraction=chance)
         self._version = ""  # where the watch goes on; empty: list first
+        self._was_away = False  # since the last watch
         self._can_stream = True
         self._in_pages = True
         self._interrupt = asyncio.Event()
@@ -106,6 +110,11 @@ class Reflector:
     def scope(self) -> Scope:
         """What is read."""
         return self._scope
+
+    @property
+    def version(self) -> int:
+        """How far we are: versions are numbers that grow (KEP-5504). 0 where that is not known."""
+        return int(self._version) if self._version.isdecimal() else 0
 
     def relist(self, scope: Scope | None = None) -> None:
         """List again at once, perhaps with another scope; until the list is complete, what was told stands."""
@@ -135,6 +144,9 @@ class Reflector:
             if not self.is_served:
                 await self._until_served()
             elif self._version or self._can_stream:
+                if self._on_back and self._was_away:
+                    await self._on_back()
+                self._was_away = False
                 await self._watch()
             else:
                 await self._list()
@@ -169,6 +181,7 @@ class Reflector:
             self._sink.refused()
             await asyncio.sleep(self._refusals.failed(refused.retry_after_s))
         else:
+            self._was_away = True
             await asyncio.sleep(self._away.failed())
 
     def _succeeded(self) -> None:

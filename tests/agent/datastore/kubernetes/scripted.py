@@ -101,5 +101,5 @@ def expired() -> dict[str, Any]:
     return {"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}
 
 
-def page(version: int, *items: dict[str, Any], more: str = "") -> dict[str, Any]:
+def page(version: object, *items: dict[str, Any], more: str = "") -> dict[str, Any]:
     return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)}

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from kubernetes.aio.client.configuration import Configuration
@@ -16,6 +16,7 @@ from agent.datastore.kubernetes.reflector import Reflector, Scope
 from agent.datastore.kubernetes.wire import Item, reader_of, resource_of
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
+from agent.kubernetes.errors import Unreachable
 from agent.objects import Key
 from agent.objects.kinds import KINDS
 from tests.agent.datastore.kubernetes.scripted import (
@@ -79,9 +80,9 @@ class World:
         self.chances = 0
         self.reflector = self.make()
 
-    def make(self, *, is_optional: bool = False) -> Reflector:
+    def make(self, **options: Any) -> Reflector:
         scope = Scope(resource_of(KINDS["Node"]))
-        return Reflector(self.client, scope, reader_of("Node"), self.told, is_optional=is_optional, chance=self._chance)
+        return Reflector(self.client, scope, reader_of("Node"), self.told, chance=self._chance, **options)
 
     def _chance(self) -> float:
         self.chances += 1
@@ -140,6 +141,22 @@ async def test_a_watch_that_ends_goes_on_from_the_last_version(world: World) -> 
     assert {query["allowWatchBookmarks"] for query in world.server.queries} == {"true"}
     low, high = module.WATCH_S
     assert all(low <= int(query["timeoutSeconds"]) <= high for query in world.server.queries), "not all nodes at once"
+
+
+async def test_that_a_server_was_away_is_told_before_it_is_watched_again(world: World) -> None:
+    async def back() -> None:
+        world.told.log.append(f"back after {len(world.server.asked)}")
+        if len(world.told.log) == 3:
+            raise Unreachable("it is away again")
+
+    world.reflector = world.make(on_back=back)
+    world.server.script = [
+        streams(ALL, added(node("a", 12)), ends="ends"),
+        streams(ends="breaks"),
+        streams(added(node("b", 13))),
+    ]
+    await follow(world, "=", "+a", "back after 2", "back after 2", "+b")
+    assert world.reflector.version == 13
 
 
 async def test_a_list_that_breaks_off_names_nothing_as_gone(world: World) -> None:
