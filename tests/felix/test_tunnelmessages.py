@@ -17,6 +17,7 @@ from felix.netlink import U32, NetlinkSocket, attribute, dump
 from felix.tunnelmessages import Device, DeviceId, FoundLink, Kind
 from inet.prefix import Family, parse_address
 from tests.felix.netns import Node
+from tests.own_kernel import run_in_own_kernel, starts_own_kernel
 
 MAC, OTHER_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 IFINFO = messages.IFINFOMSG.size
@@ -37,6 +38,12 @@ INSIDE = {Family.IPV4: packed("10.42.1.0"), Family.IPV6: packed("fd42:0:0:1::")}
 
 def vxlan(family: Family, vni: int = 4096) -> Device:
     return Device(DeviceId(Kind.VXLAN, family, vni), 1450, 4789, MAC, LOCAL[family])
+
+
+@pytest.mark.timeout(1200)
+@starts_own_kernel
+def test_in_a_kernel_that_has_ip_in_ip() -> None:
+    run_in_own_kernel(__file__)
 
 
 # Names
