@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Generic, Protocol, TypeVar
 import msgspec
 import typer
 
-from agent.cli.client import RefusedError, UnreachableError, ask
+from agent.cli.client import RefusedError, UnreachableError, ask, socket_path
 from agent.cli.everywhere import Where, by_reason, open_fleet
-from agent.cli.output import fail, print_json
+from agent.cli.output import OK, fail, print_json
 from agent.pathreport import UNKNOWN_END, End
 
 if TYPE_CHECKING:
@@ -76,13 +76,32 @@ class Told(Generic[F]):
         return next(iter(self.facts.values()))
 
 
+def inquire(
+    what: str, answer: type[F], question: Mapping[str, object], where: Where, socket: Path | None, *, only_here: bool
+) -> Told[F]:
+    """Ask whoever has a part in it. `what` is what the agent's socket is asked, and the command that asks it.
+
+    `question` has from, to, and what else there is to it; what is empty of that was not given. Ends the program where
+    nobody can answer, and with `only_here` when what the agent here says is printed.
+    """
+    given = {name: str(value) for name, value in question.items() if value or name in _ENDS}
+    inquiry = _Inquiry(what, answer, given, where, socket_path(socket))
+    if not only_here:
+        return asyncio.run(inquiry.ask())
+    try:
+        print_json(inquiry.here())
+    except (UnreachableError, RefusedError) as error:
+        fail(str(error))
+    raise typer.Exit(OK)
+
+
 @dataclass(slots=True)
-class Inquiry(Generic[F]):
-    """One question. `what` is what the agent's socket is asked, and the command that asks it."""
+class _Inquiry(Generic[F]):
+    """One question."""
 
     what: str
     answer: type[F]
-    question: dict[str, str]  # from, to, and what else there is to it
+    question: dict[str, str]
     where: Where
     socket: Path
     _located: dict[str, Located] = field(default_factory=dict)
@@ -92,13 +111,6 @@ class Inquiry(Generic[F]):
     def here(self) -> F:
         """Return what the agent here says, and ask nobody else. Raises UnreachableError, RefusedError."""
         return ask(self.socket, self.what, self.answer, **self.question)
-
-    def print_here(self) -> None:
-        """Print what the agent here says, for whoever puts answers together."""
-        try:
-            print_json(self.here())
-        except (UnreachableError, RefusedError) as error:
-            fail(str(error))
 
     async def ask(self) -> Told[F]:
         """Ask whoever has a part in it; ends the program where nobody can answer."""

@@ -96,11 +96,11 @@ class Survey(Generic[T]):
 class Where:
     """Which nodes were asked for."""
 
-    node: str
-    all_nodes: bool
-    kubeconfig: Path | None
-    context: str
-    lab: str
+    node: str = ""
+    all_nodes: bool = False
+    kubeconfig: Path | None = None
+    context: str = ""
+    lab: str = ""
     namespace: str = OWN_NAMESPACE
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Annotated, Final
 
@@ -10,8 +9,7 @@ import msgspec
 import typer
 from rich.text import Text
 
-from agent.cli.client import socket_path
-from agent.cli.ends import Inquiry, OnlyHereOption, Told
+from agent.cli.ends import OnlyHereOption, Told, inquire
 from agent.cli.everywhere import ContextOption, KubeconfigOption, LabOption, NamespaceOption, NodeOption, Where
 from agent.cli.output import FAILED, FOUND, OK, Format, OutputOption, SocketOption, console, print_json
 from agent.cli.policy import FamilyOption
@@ -48,14 +46,9 @@ def path(
 
     Example: tortie path shop/front-6c9 shop/db-0 5432/TCP
     """
-    given = {"port": port, "family": family or "", "sourcePort": str(source_port or "")}
-    question = {"from": source, "to": destination, **{name: str(value) for name, value in given.items() if value}}
-    where = Where(node=node, all_nodes=False, kubeconfig=kubeconfig, context=context, lab=lab, namespace=namespace)
-    inquiry = Inquiry("path", NodeFacts, question, where, socket_path(socket))
-    if only_here:
-        inquiry.print_here()
-        return
-    journey = _put_together(asyncio.run(inquiry.ask()))
+    question = {"from": source, "to": destination, "port": port, "family": family, "sourcePort": source_port}
+    where = Where(node, kubeconfig=kubeconfig, context=context, lab=lab, namespace=namespace)
+    journey = _put_together(inquire("path", NodeFacts, question, where, socket, only_here=only_here))
     if output is Format.JSON:
         print_json(journey)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import sys
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from agent.cli.client import socket_path
-from agent.cli.ends import Inquiry, OnlyHereOption, Told
+from agent.cli.ends import OnlyHereOption, Told, inquire
 from agent.cli.everywhere import ContextOption, KubeconfigOption, LabOption, NamespaceOption, NodeOption, Where
 from agent.cli.output import (
     FAILED,
@@ -164,14 +162,9 @@ def explain(
             fail("--config: manifests are asked, no agent: leave --node and --only-here out")
         story = _explain_offline(config, source, destination, port, family)
     else:
-        given = {"port": port, "family": family or ""}
-        question = {"from": source, "to": destination, **{name: str(value) for name, value in given.items() if value}}
-        where = Where(node=node, all_nodes=False, kubeconfig=kubeconfig, context=context, lab=lab, namespace=namespace)
-        inquiry = Inquiry("policy/explain", PolicyFacts, question, where, socket_path(socket))
-        if only_here:
-            inquiry.print_here()
-            return
-        story = _put_together(asyncio.run(inquiry.ask()))
+        question = {"from": source, "to": destination, "port": port, "family": family}
+        where = Where(node, kubeconfig=kubeconfig, context=context, lab=lab, namespace=namespace)
+        story = _put_together(inquire("policy/explain", PolicyFacts, question, where, socket, only_here=only_here))
     if output is Format.JSON:
         print_json(story)
     else:

@@ -245,7 +245,7 @@ async def test_without_any_cluster_it_is_said_what_was_looked_for(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setattr("agent.fleet.lab.default_root", lambda: tmp_path)
-    where = everywhere.Where("n1", all_nodes=False, kubeconfig=None, context="", lab="")
+    where = everywhere.Where("n1")
     with pytest.raises(FleetError, match=r"no --kubeconfig, no .*/\.kube/config, and no lab is up"):
         await everywhere.open_fleet(where)
     monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
@@ -261,7 +261,7 @@ async def test_in_a_pod_the_cluster_is_asked_with_the_pods_rights_but_not_in_an_
     monkeypatch.setattr("agent.fleet.lab.default_root", lambda: tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("TORTIE_SOCKET", str(tmp_path / "agent.sock"))
-    where = everywhere.Where("", all_nodes=True, kubeconfig=None, context="", lab="")
+    where = everywhere.Where(all_nodes=True)
     fleet = await everywhere.open_fleet(where)
     assert fleet.name == "API server by the pod's service account"
     await fleet.close()
