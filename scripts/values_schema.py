@@ -19,7 +19,6 @@ from agent.objects.model import Model
 from agent.objects.network_configuration import NetworkConfigurationSpec
 
 HANDED_ON: Final[tuple[type[Model], ...]] = (NetworkConfigurationSpec, BGPConfigurationSpec)
-WIDTH: Final = 120
 
 
 def values_schema(there: str) -> str:
@@ -27,7 +26,7 @@ def values_schema(there: str) -> str:
     schema = json.loads(there)
     kept = {name: said for name, said in schema["$defs"].items() if not name[0].isupper()}
     schema["$defs"] = kept | dict(sorted(definitions().items()))
-    return laid_out(schema) + "\n"
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def definitions() -> dict[str, Any]:
@@ -77,19 +76,3 @@ KEPT: Final = frozenset(
         *("required", "type"),
     }
 )
-
-
-def laid_out(value: Any, indent: str = "", before: int = 0) -> str:
-    """Return JSON with everything on one line that fits there. `before`: characters that are on the line already."""
-    whole = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict | list) or len(indent) + before + len(whole) < WIDTH:
-        return whole
-    deeper = f"{indent}  "
-    if isinstance(value, list):
-        parts = [laid_out(each, deeper) for each in value]
-    else:
-        names = {name: f"{json.dumps(name, ensure_ascii=False)}: " for name in value}
-        parts = [names[name] + laid_out(each, deeper, len(names[name])) for name, each in value.items()]
-    opening, closing = "[]" if isinstance(value, list) else "{}"
-    lines = ",\n".join(f"{deeper}{part}" for part in parts)
-    return f"{opening}\n{lines}\n{indent}{closing}"
