@@ -51,7 +51,7 @@ class Access:
 
                 load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # the library's
             else:
-                await self._load_kubeconfig(configuration)
+                await self._load_kubeconfigs(kubeconfigs(self.kubeconfig), configuration)
         except (ConfigException, OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, LookupError | TypeError | AttributeError):  # of who reads it, not of who wrote it
@@ -59,13 +59,20 @@ class Access:
             raise AccessError(f"{self} cannot be used: {reason}") from None
         return configuration
 
-    async def _load_kubeconfig(self, configuration: Configuration) -> None:
+    async def _load_kubeconfigs(self, files: list[Path], configuration: Configuration) -> None:
+        """Read them as one, as kubectl does: of a name, and of the current context, what is said first stands."""
         from kubernetes.aio.config.kube_config import load_kube_config  # noqa: PLC0415 - only where it is needed
 
-        if not (self.kubeconfig and any(map(Path.is_file, kubeconfigs(self.kubeconfig)))):
-            raise AccessError(f"{self} cannot be used: there is no such file")
-        file = str(self.kubeconfig)  # it may be others': not to be written to
-        await load_kube_config(file, self.context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # the library's
+        read = ((str(file), yaml.safe_load(file.read_bytes())) for file in files if file.exists())
+        said = {file: content for file, content in read if content is not None}
+        if not said:
+            raise AccessError(f"{self} cannot be used: there is no such file, or nothing in it")
+        # The library's merger stumbles over a file with nothing in it, and takes the current context of the last one.
+        context = self.context or next(filter(None, (content.get("current-context") for content in said.values())), "")
+        if not context:
+            raise AccessError(f"{self} cannot be used: it has no current-context")
+        named = os.pathsep.join(said)  # they may be others': not to be written to
+        await load_kube_config(named, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # the library's
 
 
 def kubeconfigs(named: Path) -> list[Path]:

@@ -45,11 +45,11 @@ async def test_a_kubeconfig_says_where_and_as_whom(tmp_path: Path) -> None:
     ("content", "wanted"),
     [
         (None, "there is no such file"),
-        ("", "cannot be used"),
+        ("", "nothing in it"),
         ("- a list", "it does not read as one"),
         ("words", "it does not read as one"),
         ("a: [", "found '<stream end>' in"),
-        ("apiVersion: v1", "current-context"),
+        ("apiVersion: v1", "it has no current-context"),
         (KUBECONFIG.replace("current-context: main", "current-context: gone"), "gone"),
         (KUBECONFIG.replace("user: {token: secret-token}", "user: {tokenFile: /nowhere}"), "/nowhere"),
     ],
@@ -67,11 +67,61 @@ async def test_one_that_cannot_be_used_is_named_and_no_secret_with_it(
     assert "secret-token" not in str(refused.value)
 
 
-async def test_several_kubeconfigs_are_one_as_kubectl_has_it(tmp_path: Path) -> None:
-    (tmp_path / "clusters").write_text(KUBECONFIG.replace("current-context: main", ""))
-    (tmp_path / "chosen").write_text("current-context: other")
-    named = Path(f"{tmp_path}/none:{tmp_path}/clusters:{tmp_path}/chosen")
-    assert (await Access(named).load()).host == "https://d:6443"
+FILES = {
+    "main": KUBECONFIG,
+    "other": KUBECONFIG.replace("current-context: main", "current-context: other").replace("https://", "https://not-"),
+    "unset": KUBECONFIG.replace("current-context: main", 'current-context: ""'),
+    "none": KUBECONFIG.replace("current-context: main", ""),
+    "chosen": "current-context: other",
+    "token": "users: [{name: u, user: {token: first}}]",
+    "empty": "",
+    "comment": "# nothing yet",
+}
+
+
+@pytest.mark.parametrize(
+    ("named", "host"),
+    [
+        ("main:other", "https://c:6443"),
+        ("other:main", "https://not-d:6443"),
+        ("main:chosen", "https://c:6443"),
+        ("chosen:main", "https://d:6443"),
+        ("unset:chosen", "https://d:6443"),
+        ("none:chosen:main", "https://d:6443"),
+        ("main:unset", "https://c:6443"),
+        ("nowhere:main:other", "https://c:6443"),
+        ("empty:main", "https://c:6443"),
+        ("main:comment:other", "https://c:6443"),
+    ],
+)
+async def test_several_kubeconfigs_are_one_as_kubectl_has_it(tmp_path: Path, named: str, host: str) -> None:
+    """Whoever says a name, or the context, first: hosts are those that `kubectl config view --minify` shows."""
+    assert (await _several(tmp_path, named).load()).host == host
+
+
+async def test_of_several_kubeconfigs_each_name_is_the_firsts_that_has_it(tmp_path: Path) -> None:
+    configuration = await _several(tmp_path, "token:main").load()
+    assert (configuration.host, configuration.api_key["BearerToken"]) == ("https://c:6443", "Bearer first")
+    assert (await _several(tmp_path, "main:other", "other").load()).host == "https://d:6443"
+
+
+async def test_files_are_looked_for_beside_the_kubeconfig_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / "token").write_text("from-file")
+    (tmp_path / "users" / "config").write_text("users: [{name: u, user: {tokenFile: token}}]")
+    configuration = await _several(tmp_path, "users/config:main").load()
+    assert configuration.api_key["BearerToken"] == "Bearer from-file"
+
+
+async def test_a_context_does_not_make_up_for_a_kubeconfig(tmp_path: Path) -> None:
+    with pytest.raises(AccessError, match="there is no such file, or nothing in it"):
+        await _several(tmp_path, "nowhere:empty", "main").load()
+
+
+def _several(directory: Path, named: str, context: str | None = None) -> Access:
+    for name, content in FILES.items():
+        (directory / name).write_text(content)
+    return Access(Path(":".join(f"{directory}/{name}" for name in named.split(":"))), context)
 
 
 async def test_outside_of_a_pod_there_is_no_service_account(monkeypatch: pytest.MonkeyPatch) -> None:
