@@ -39,6 +39,7 @@ from bgp.speaker.exabgp.speaker import ExaBGPSpeaker
 from felix import sysctl
 from felix.backstops import KernelBackstops
 from felix.fib import Fib
+from felix.kubelet import host_uses_iptables
 from felix.monitor import Monitor
 from felix.netconf import SettingsMonitor
 from felix.netlinktable import open_route_table
@@ -95,7 +96,11 @@ async def assemble(options: Options) -> AsyncIterator[Sequence[Run]]:
         draining = Draining(routing, options.run_dir / "drain.json")
         configurator = Configurator(options.node, options.namespace, routing, draining)
         facts = NodeFacts(
-            lambda: routing.own_prefixes, network.mtu.mtu, lambda: datastore.health().is_synced, routing.coming_up
+            lambda: routing.own_prefixes,
+            network.mtu.mtu,
+            lambda: datastore.health().is_synced,
+            routing.coming_up,
+            host_uses_iptables,
         )
         cni = await stack.enter_async_context(open_cni(options.cni, options.run_dir, policy, facts))
         network.mtu.on_change(cni.wake)

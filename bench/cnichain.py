@@ -48,6 +48,7 @@ def run(command: str, plugins: Sequence[Mapping[str, Any]], head: Mapping[str, A
         "CNI_NETNS": pod.netns,
         "CNI_IFNAME": "eth0",
         "CNI_PATH": str(bin_dir),
+        "PATH": os.environ["PATH"],
         "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={pod.name};K8S_POD_UID={pod.uid}",
     }
     result: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from bench import processes
 from bench.cgroups import sharing
-from bench.cni import OWN_PART, WHOLE, case_name, p99
+from bench.cni import MEMORY, OWN_PART, WHOLE, case_name, p99
 from bench.cnichain import OWN
 from bench.exits import Exit, Exits
 from bench.measure import BenchError, Figures, Results, Settings
@@ -53,7 +53,7 @@ def run(settings: Settings) -> Iterator[Results]:
     for families, cidrs in _CIDRS.items():
         results = Results()
         with (
-            tempfile.TemporaryDirectory(prefix="bench-") as directory,
+            tempfile.TemporaryDirectory(prefix="bench-", dir=MEMORY) as directory,
             Machine.started(Path(directory), f"bpods{os.getpid()}", cidrs) as machine,
             sharing({"kubepods": processes.descendants(machine.agent_pid), "runtime": [machine.containerd_pid]}),
             Exits(OWN) as exits,

@@ -39,11 +39,13 @@ def render(
     socket: Path,
     data_dir: Path,
     timeout_s: float,
+    iptables: bool = False,
     versions: Sequence[str] = CNI_VERSIONS[:1],
 ) -> bytes:
     """Return the conflist of a node with these pod CIDRs; a pod gets one address of each family.
 
-    `mtu` None leaves it to the kernel. `versions` are those that every plugin on this node speaks.
+    `mtu` None leaves it to the kernel. `iptables` says that the node has one that works. `versions` are those that
+    every plugin on this node speaks.
     """
     cidrs = list(pod_cidrs)
     families = [family for family in Family if any(cidr.family is family for cidr in cidrs)]
@@ -59,7 +61,8 @@ def render(
         *first,
         # Our own tables translate what leaves the cluster; ptp's would for each pod.
         {"type": "ptp", "ipMasq": False, **({"mtu": mtu} if mtu else {}), "ipam": ipam},
-        {"type": "portmap", "capabilities": {"portMappings": True}},
+        # Left to itself it runs iptables twice, for each pod, to see whether there is one.
+        {"type": "portmap", **({"backend": "iptables"} if iptables else {}), "capabilities": {"portMappings": True}},
         {"type": "bandwidth", "capabilities": {"bandwidth": True}},
         {"type": "tortie-cni", "socket": str(socket), "timeoutSeconds": timeout_s},
     ]

@@ -54,6 +54,7 @@ class NodeFacts:
     mtu: Callable[[], int | None]  # None: not known yet; 0: the kernel's
     is_synced: Callable[[], bool]
     coming_up: Callable[[], Collection[object]]  # peers without whom a fresh node does not know its way yet
+    uses_iptables: Callable[[], bool]  # False also where that is not known. May raise OSError
 
 
 class NodeCni:
@@ -152,6 +153,7 @@ class NodeCni:
             socket=(self._run_dir / SOCKET_NAME).absolute(),
             data_dir=self._options.state_dir.absolute(),
             timeout_s=ADD_LIMIT_S,
+            iptables=self._facts.uses_iptables(),
             versions=self._versions(),
         )
         self._report("")

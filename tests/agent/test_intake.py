@@ -41,7 +41,7 @@ class Stage:
         drops = DropWatch("n1", self.policy.engine, None)
         configurator = Configurator("n1", "x", world.routing, Draining(world.routing, directory / "drain.json"))
         links = FakePodLinks()
-        facts = NodeFacts(lambda: world.routing.own_prefixes, lambda: 1500, lambda: True, frozenset)
+        facts = NodeFacts(lambda: world.routing.own_prefixes, lambda: 1500, lambda: True, frozenset, lambda: False)
         self.cni = NodeCni(NO_RUNTIME, directory, PodNetwork(self.policy, links), links, facts)
         self.intake = Intake(self.datastore, self.policy, self.network, configurator, cni=self.cni)
         parts = (world.routing, self.policy, drops, self.datastore)

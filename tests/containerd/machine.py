@@ -159,6 +159,8 @@ class Machine:
         run("ip", "netns", "add", self.name)
         for command in ("link set lo up", "link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"):
             run("ip", "-n", self.name, *command.split())
+        for program in ("iptables", "ip6tables"):  # as the kubelet says that there is one (KEP-3178)
+            self.inside(program, "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
         self.start_containerd()
 
     def power_off(self) -> None:

@@ -220,6 +220,15 @@ def test_an_agent_that_starts_before_kube_proxy_waits_for_the_api_servers_addres
     installed.until_agents_are_ready()
 
 
+def test_portmap_goes_by_the_iptables_that_the_kubelet_found(installed: Installed) -> None:
+    def backends() -> list[str | None]:
+        lists = (each.run("cat", "/etc/cni/net.d/10-tortie.conflist") for each in installed.machines.values())
+        plugins = [plugin for each in lists for plugin in json.loads(each)["plugins"]]
+        return [each.get("backend") for each in plugins if each["type"] == "portmap"]
+
+    installed.until(lambda: backends() == ["iptables"] * len(PODS), "no portmap has to look for it")
+
+
 def set_underlay(installed: Installed, mtu: int) -> None:
     """Let the network between the nodes take packets of so many bytes."""
     for node, machine in installed.machines.items():

@@ -64,6 +64,11 @@ def test_a_node_without_ipv6_has_nothing_to_prepare() -> None:
     assert [each["type"] for each in rendered(V4)["plugins"]] == ["ptp", "portmap", "bandwidth", "tortie-cni"]
 
 
+def test_an_iptables_that_works_is_the_one_for_ports_of_the_node() -> None:
+    (portmap,) = (each for each in rendered(V4, iptables=True)["plugins"] if each["type"] == "portmap")
+    assert portmap == {"type": "portmap", "backend": "iptables", "capabilities": {"portMappings": True}}
+
+
 def test_versions_that_all_plugins_speak_are_offered_to_runtimes_that_choose() -> None:
     both = rendered(V4, versions=("1.0.0", "1.1.0"))
     assert (both["cniVersion"], both["cniVersions"]) == ("1.0.0", ["1.0.0", "1.1.0"])

@@ -35,7 +35,14 @@ class Stage:
         self.time = 1000.0
         self.links = FakePodLinks()
         self.policy = NodePolicy("n1", None)
-        facts = NodeFacts(lambda: self.cidrs, lambda: self.mtu, lambda: self.synced, lambda: self.coming_up)
+        self.iptables = False
+        facts = NodeFacts(
+            lambda: self.cidrs,
+            lambda: self.mtu,
+            lambda: self.synced,
+            lambda: self.coming_up,
+            lambda: self.iptables,
+        )
         options = CniOptions(self.conf, self.state)
         network = PodNetwork(self.policy, self.links)
         self.cni = NodeCni(options, self.run, network, self.links, facts, now=lambda: self.time)
@@ -99,7 +106,7 @@ async def test_the_conflist_follows_pod_cidrs_and_mtu(stage: Stage) -> None:
 
 
 async def test_a_runtime_with_a_conflist_of_its_own_waits_for_objects_alone(stage: Stage) -> None:
-    facts = NodeFacts(list, lambda: None, lambda: stage.synced, set)
+    facts = NodeFacts(list, lambda: None, lambda: stage.synced, set, lambda: False)
     cni = NodeCni(NO_RUNTIME, stage.run, PodNetwork(stage.policy, stage.links), stage.links, facts)
     assert cni.hindrance() == ""
     stage.synced = False
@@ -141,6 +148,15 @@ async def test_a_node_that_has_taken_pods_before_waits_for_no_peer(stage: Stage)
     assert stage.cni.report().hindrance == ""
     async with running(stage):
         await stage.written("10.43.0.0/24")
+
+
+async def test_portmap_need_not_look_for_the_iptables_that_the_kubelet_found(stage: Stage) -> None:
+    async with running(stage):
+        await stage.written("10.42.0.0/24", "fd42::/64")
+        assert "backend" not in stage.file.read_text()
+        stage.iptables = True  # the kubelet was later than the agent
+        stage.cni.wake()
+        await eventually(stage.file.read_text, lambda text: '"backend": "iptables"' in text, within_s=20, what="it")
 
 
 async def test_a_conflist_that_somebody_deleted_is_written_again(stage: Stage) -> None:
@@ -191,7 +207,6 @@ async def test_an_add_under_way_keeps_its_address(stage: Stage) -> None:
 
 
 async def test_where_no_runtime_is_to_be_served_nothing_is_written_or_said(stage: Stage) -> None:
-    alone = NodeCni(
-        CniOptions(), stage.run, stage.cni.network, stage.links, NodeFacts(list, lambda: 0, lambda: False, set)
-    )
+    facts = NodeFacts(list, lambda: 0, lambda: False, set, lambda: False)
+    alone = NodeCni(CniOptions(), stage.run, stage.cni.network, stage.links, facts)
     assert alone.report() == CniReport()
