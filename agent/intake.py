@@ -19,6 +19,9 @@ GATHERING_S: Final = 0.01
 """After a change of what routing goes by nothing is taken for so long, or as long as that took: nodes that come or go
 by the hundred, each by an event of its own, are a few changes, and half of the time is everybody else's."""
 
+LOOK_S: Final = 5.0
+"""How often it is looked for problems that come by themselves: the kernel has refused a policy."""
+
 log = structlog.get_logger("agent")
 
 
@@ -47,7 +50,12 @@ class Intake:
         return [*self._unreadable, *self._configurator.problems, *self._policy.problems]
 
     async def run(self) -> None:
-        """Follow objects until cancelled."""
+        """Follow objects, and tell what is wrong with them, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name="objects")
+            tasks.create_task(self._look(), name="problems of objects")
+
+    async def _follow(self) -> None:
         async for batch in self._datastore.batches():
             self._policy.take(batch)
             self._network.take(batch)
@@ -58,6 +66,11 @@ class Intake:
             self._log_problems()
             if was_about_routing:
                 await asyncio.sleep(max(GATHERING_S, time.monotonic() - began))
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._log_problems()
 
     def _log_problems(self) -> None:
         problems = list(map(str, self.problems()))

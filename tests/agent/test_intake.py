@@ -21,13 +21,15 @@ from agent.drops import DropWatch
 from agent.enforcement import NodePolicy
 from agent.intake import Intake
 from agent.lab.wait import eventually
+from agent.mtu import OWNER
 from agent.objects.problem import Problem
 from agent.view import View
 from bgp.config import BgpConfig, Node
 from bgp.peering import Plan
+from felix.nft.enforcement import Content
 from tests.agent.idle_network import idle_network
 from tests.agent.objects_of_nodes import node_object
-from tests.agent.policy_world import manifest
+from tests.agent.policy_world import FakePolicyKernel, manifest
 from tests.agent.routing_world import World
 
 
@@ -36,7 +38,7 @@ class Stage:
 
     def __init__(self, world: World, directory: Path) -> None:
         self.datastore = FakeDatastore(node_object(1), node_object(2))
-        self.policy = NodePolicy("n1", None)
+        self.policy = NodePolicy("n1", FakePolicyKernel())
         self.network = idle_network(world.routing, self.policy)
         drops = DropWatch("n1", self.policy.engine, None)
         configurator = Configurator("n1", "x", world.routing, Draining(world.routing, directory / "drain.json"))
@@ -56,7 +58,8 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(world: World, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(intake, "LOOK_S", 0.05)
     built = Stage(world, tmp_path)
     running = asyncio.create_task(built.intake.run())
     yield built
@@ -94,6 +97,17 @@ async def test_what_is_wrong_with_objects_is_shown_while_it_is_and_logged_once(s
     assert [line["problem"] for line in logs if line["event"] == "object.problem"] == [str(bad)]
     stage.datastore.set_problems()
     await stage.until(lambda: not stage.problems, "it is mended")
+
+
+async def test_what_the_kernel_refuses_is_logged_before_the_next_change_of_objects(stage: Stage) -> None:
+    stage.datastore.listed()
+    await stage.until(stage.cni._wake.is_set, "objects")
+    stage.policy.contribute(OWNER, Content({"clamp": "jump nowhere"}, {}))
+    with capture_logs() as logs:
+        writing = asyncio.create_task(stage.policy.run())
+        refused = f"{OWNER} is not in force"
+        await stage.until(lambda: any(line.get("problem", "").startswith(refused) for line in logs), "the log")
+        writing.cancel()
 
 
 async def test_what_is_missing_is_a_problem_that_no_object_has(stage: Stage) -> None:
