@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -226,6 +227,25 @@ async def test_a_server_seconds_away_is_only_slow(cluster: Cluster, relay: Relay
             cluster.apply(peer("a", 65001))
             await until_asn(follower, "a", 65001)
             assert follower.store.health().error == ""
+
+
+async def test_a_server_that_hangs_is_noticed_by_its_silence_and_goes_on_where_it_was(
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel keeps the connections alive, and takes new ones."""
+    own_cluster.apply(peer("stays"), peer("changes"))
+    monkeypatch.setattr("agent.datastore.kubernetes.reflector.FIRST_SILENCE_S", 10.0)
+    async with followed(own_cluster) as follower:
+        told = len(follower.news)
+        own_cluster.signal("kube-apiserver", signal.SIGSTOP)
+        try:
+            await until(lambda: "no answer in time" in follower.store.health().error)
+        finally:
+            own_cluster.signal("kube-apiserver", signal.SIGCONT)
+        await asyncio.to_thread(own_cluster.apply, peer("changes", 65007))
+        await until_asn(follower, "changes", 65007)
+        await until(lambda: follower.store.health().error == "")
+        assert [key.name for key in follower.news[told:]] == ["changes"]
 
 
 async def test_pods_of_other_nodes_are_read_while_a_policy_speaks_of_pods(cluster: Cluster) -> None:

@@ -31,8 +31,11 @@ from agent.objects.model import Key
 PAGE: Final = 500
 WATCH_S: Final = (300.0, 600.0)
 """How long a watch lasts; the server ends it, at a time of our choice, so that nodes do not all come back at once."""
-SILENCE_S: Final = 240.0
-"""A server sends a bookmark every one or two minutes; one that is silent for so long is taken for dead."""
+SILENCE_S: Final = 80.0
+"""A server sends a bookmark each minute; one that is silent for so long is taken for dead. It may hang, or what stands
+before it, while the connection itself lives."""
+FIRST_SILENCE_S: Final = 240.0
+"""... before the first of them: a server sends none of a kind of which it has heard nothing since it was started."""
 NOT_SERVED_S: Final = (45.0, 75.0)
 """How often is looked whether a kind is there by now that the server does not have."""
 SHORTEST_WATCH_S: Final = 2.0
@@ -250,17 +253,22 @@ class Reflector:
             keys = set()
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
         began = asyncio.get_running_loop().time()
-        async with self._client.stream(self._request("watch", query), SILENCE_S) as blocks:
+        async with self._client.stream(self._request("watch", query)) as blocks:
             if keys is None:
                 self._heard()
-            await self._events(blocks, keys)
+            try:
+                async with asyncio.timeout(FIRST_SILENCE_S) as silence:
+                    await self._events(blocks, keys, silence)
+            except TimeoutError:
+                raise Unreachable("no answer in time") from None
         if asyncio.get_running_loop().time() - began >= SHORTEST_WATCH_S:
             self._succeeded()
         else:
             await asyncio.sleep(self._away.failed())
 
-    async def _events(self, blocks: AsyncIterator[bytes], keys: set[Key] | None) -> None:
+    async def _events(self, blocks: AsyncIterator[bytes], keys: set[Key] | None, silence: asyncio.Timeout) -> None:
         """Hand on what a watch says. `keys` gathers what there is until the server says that this is all."""
+        limit_s = FIRST_SILENCE_S
         async for block in blocks:
             for line in block.splitlines():
                 if self._interrupt.is_set():
@@ -274,11 +282,13 @@ class Reflector:
                 bookmark = read_bookmark(event.object)
                 if keys is None:
                     self._version = bookmark.metadata.resource_version
+                    limit_s = SILENCE_S
                 elif bookmark.ends_list:
                     self._version = bookmark.metadata.resource_version
                     self._heard()
                     self._listed(keys)
                     keys = None
+            silence.reschedule(asyncio.get_running_loop().time() + limit_s)
         if keys is not None:
             raise Unreachable("the list broke off")
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import ssl
 import subprocess
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 from aiohttp import web
@@ -18,6 +23,9 @@ from agent.kubernetes.errors import Refused, Unreachable
 
 PODS = Request("list", Resource("", "v1", "pods"))
 NODES = Request("list", Resource("", "v1", "nodes"))
+
+WAYS_TO_END = ("it hung up", "Connection reset by peer")
+"""... a connection, as its end is read or written to first."""
 
 
 class NumberedAccess:
@@ -160,3 +168,50 @@ async def test_why_a_server_cannot_be_reached_is_said_in_words(server: str, reas
         await client.send(PODS)
     await client.close()
     assert str(unreachable.value) == reason
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_costs_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds itself would stay for days, as seldom as the agent has rings looked for."""
+    monkeypatch.setattr("agent.kubernetes.client.CONNECT_S", 0.05)
+    handshakes: WeakSet[SSLProtocol] = WeakSet()
+
+    class Watched(SSLProtocol):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            handshakes.add(self)
+            begun.append(1)
+
+    begun: list[int] = []
+    monkeypatch.setattr("asyncio.sslproto.SSLProtocol", Watched)
+    trusted = certificate(tmp_path, "silent")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = Client(TrustingAccess(f"https://127.0.0.1:{silent.getsockname()[1]}", trusted))  # type: ignore[arg-type] # as far as it goes
+        gc.disable()
+        try:
+            for _ in range(5):
+                with pytest.raises(Unreachable, match="no answer in time"):
+                    await client.send(PODS)
+            await asyncio.sleep(0)  # what was aborted ends a turn of the loop later
+            await asyncio.sleep(0)
+            assert len(begun) == 5
+            assert not handshakes
+        finally:
+            gc.enable()
+        await client.close()
+
+
+async def test_a_server_that_hangs_up_on_a_handshake_is_said_to(tmp_path: Path) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    trusted = certificate(tmp_path, "curt")
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as curt:
+        port = curt.sockets[0].getsockname()[1]
+        client = Client(TrustingAccess(f"https://127.0.0.1:{port}", trusted))  # type: ignore[arg-type] # as far as it goes
+        with pytest.raises(Unreachable) as unreachable:
+            await client.send(PODS)
+        await client.close()
+    assert str(unreachable.value) in {f"cannot connect to 127.0.0.1:{port}: {why}" for why in WAYS_TO_END}

@@ -19,8 +19,9 @@ from typing import Any, cast
 
 import pytest
 
+from agent.datastore import DatastoreHealth
 from agent.datastore.kubernetes.datastore import KubernetesDatastore
-from agent.kubernetes.client import REQUEST_S, Client, Request
+from agent.kubernetes.client import CONNECT_S, REQUEST_S, Client, Request
 from agent.kubernetes.errors import Refused, Unreachable
 from agent.objects import BGPPeer, Key
 from agent.objects.kinds import Keyed
@@ -29,6 +30,8 @@ from tests.agent.datastore.kubernetes.scripted import added, bookmark, deleted, 
 HOUR_S = 3600.0
 LONGEST_PAUSE_S = 30.0
 BOOKMARK_S = 60.0  # as the real server
+FIRST_BOOKMARK_S = 120.0  # ... after that which ends a list
+NOTICED_S = 100.0  # of a server that hangs
 COMPACTION_S = 300.0  # as the real server
 PEERS = "bgppeers"
 
@@ -68,6 +71,7 @@ class Server:
         self.revision = 1
         self.compacted = 0
         self.is_away = False
+        self.is_hung = False  # its connections live, and nothing comes by them
         self.refusals: Counter[str] = Counter()  # yet to come
         self.lists: Counter[str] = Counter()
         self.attempts: Counter[str] = Counter()
@@ -84,17 +88,25 @@ class Server:
     async def send(self, request: Request, timeout_s: float = REQUEST_S) -> bytes:
         """Say how far we are, which is all that lists are needed for beside streamed ones."""
         assert (request.verb, request.query.get("limit")) == ("list", "1"), f"{request} within {timeout_s} s"
-        self._admit(request)
+        await self._admit(request)
         return json.dumps({"metadata": {"resourceVersion": str(self.revision)}, "items": []}).encode()
 
-    def _admit(self, request: Request) -> None:
+    async def _admit(self, request: Request) -> None:
         plural = request.resource.plural
         self.attempts[plural] += 1
+        await self._until_it_answers(CONNECT_S)  # the kernel takes the connection, TLS gets no answer
         if self.is_away:
             raise Unreachable("connection refused")
         if self.refusals[plural]:
             self.refusals[plural] -= 1
             raise Refused(429, "TooManyRequests", "storage is (re)initializing", retry_after_s=1.0)
+
+    async def _until_it_answers(self, within_s: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(within_s), self._news:
+                await self._news.wait_for(lambda: not self.is_hung)
+        except TimeoutError:
+            raise Unreachable("no answer in time") from None
 
     def backup(self) -> Callable[[], None]:
         """Return what puts everything back as it is now."""
@@ -127,20 +139,21 @@ class Server:
             self._news.notify_all()
 
     @contextlib.asynccontextmanager
-    async def stream(self, request: Request, silence_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
-        assert silence_s > BOOKMARK_S
-        self._admit(request)
+    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[bytes]]:
+        await self._admit(request)
         plural = request.resource.plural
         yield self._events(plural, request.query)
 
     async def _events(self, plural: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
         ends = asyncio.get_running_loop().time() + float(query["timeoutSeconds"])
         seen = int(query.get("resourceVersion", self.revision))
+        quiet_s = BOOKMARK_S
         if "resourceVersion" not in query:
             self.lists[plural] += 1
             for item in [*self._objects.get(plural, {}).values()]:
                 yield line(added(item))
             yield line(bookmark(seen, ends_list=True))
+            quiet_s = FIRST_BOOKMARK_S
         elif seen < self.compacted:
             yield line(expired())
             return
@@ -152,9 +165,11 @@ class Server:
                     yield line(event)
             seen = max(seen, self.revision)  # of what is before it a watch tells nothing, restored or not
             try:
-                async with asyncio.timeout(BOOKMARK_S), self._news:
+                async with asyncio.timeout(quiet_s), self._news:
                     await self._news.wait()
             except TimeoutError:
+                await self._until_it_answers()
+                quiet_s = BOOKMARK_S
                 if self.revision >= seen:
                     yield line(bookmark(self.revision))
 
@@ -244,6 +259,36 @@ def test_however_long_a_server_is_away_what_changed_is_told_once_within_half_a_m
             await server.put(PEERS, "stays", peer(65009))
             await asyncio.sleep(1)
             assert follower.numbers["stays"] == 65009
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("hangs_s", [240, 10 * HOUR_S], ids=lambda hangs_s: f"{hangs_s:.0f} s")
+def test_a_server_that_hangs_with_its_connections_alive_is_noticed_and_caught_up_with(hangs_s: float) -> None:
+    async def scenario() -> None:
+        server = Server()
+        for name in ("stays", "goes"):
+            await server.put(PEERS, name, peer(65100))
+        async with followed(server) as follower:
+            lists = server.lists.copy()
+            follower.news.clear()
+            await asyncio.sleep(2 * FIRST_BOOKMARK_S)  # each watch has had one, and none is over
+            assert follower.store.health().error == ""
+            server.is_hung = True
+            await asyncio.sleep(NOTICED_S)
+            assert follower.store.health().error == "no answer in time"
+            attempts = server.attempts.copy()
+            await asyncio.sleep(hangs_s - NOTICED_S)
+            for plural, count in (server.attempts - attempts).items():
+                assert count <= hangs_s / (LONGEST_PAUSE_S / 2) + 10, plural
+
+            server.is_hung = False
+            await server.put(PEERS, "comes", peer(65008))
+            await server.delete(PEERS, "goes")
+            await asyncio.sleep(LONGEST_PAUSE_S + CONNECT_S)
+            assert follower.store.health() == DatastoreHealth(str(server), is_synced=True, error="")
+            assert sorted(follower.news) == ["comes", "goes"]
+            assert server.lists == lists
 
     run(scenario())
 

@@ -276,10 +276,20 @@ async def test_a_list_that_is_doubted_is_made_again(world: World) -> None:
 
 
 async def test_a_server_that_says_nothing_is_taken_for_dead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE_S", 0.2)
-    world.server.script = [streams(ALL), streams(added(node("a", 11)))]
+    monkeypatch.setattr(module, "FIRST_SILENCE_S", 0.2)
+    world.server.script = [streams(ALL), streams(), streams(added(node("a", 11)))]
     async with world.running():
         await world.until(lambda: "+a" in world.told.log)
+
+
+async def test_a_server_that_says_nothing_is_waited_for_less_long_when_it_has_said_that_nothing_is_new(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENCE_S", 0.2)
+    world.server.script = [streams(ALL, bookmark(12)), streams(added(node("a", 13)))]
+    async with world.running():
+        await world.until(lambda: "+a" in world.told.log)
+    assert world.server.queries[1]["resourceVersion"] == "12"
 
 
 async def test_a_server_that_hangs_up_at_once_is_not_hammered(world: World) -> None:
