@@ -64,7 +64,7 @@ class Told(Generic[F]):
     """All answers. `service` says in words why the destination is none, being a service address; else empty."""
 
     facts: Mapping[str, F]  # by the node that tells, the first that was asked first
-    unasked: Mapping[str, str]  # nodes that have a part in it and could not be asked, and why
+    unasked: Mapping[str, str]  # nodes that could not be asked, and why
     source: End
     destination: End
     service: str = ""
@@ -140,9 +140,7 @@ class _Inquiry(Generic[F]):
         destination = next(
             (each.destination for each in facts.values() if each.destination.kind and not destination.kind), destination
         )
-        involved = {source.node, destination.node}
         service, notes = ("", []) if destination.node else await self._service(first, destination.address)
-        unasked = {name: why for name, why in unasked.items() if name in involved}
         return Told(facts, unasked, source, destination, service, tuple(notes))
 
     async def _first(self, unasked: dict[str, str]) -> F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
@@ -30,13 +31,13 @@ def world_of(monkeypatch: pytest.MonkeyPatch) -> World:
     def build(
         here: object, there: Mapping[str, Outcome | str | list[Outcome]] | None = None, **more: Any
     ) -> tuple[Run, FakeFleet]:
-        """`here`: what the agent says, or raises; there is no cluster without anybody `there`."""
+        """`here`: what the agent says, or raises, or makes of what it is asked; without `there` there is no cluster."""
         fleet = FakeFleet(there or {}, **more)
 
-        def ask(*_: object, **__: str) -> object:
+        def ask(_socket: Path, what: str, _answer: object, **question: str) -> object:
             if isinstance(here, Exception):
                 raise here
-            return here
+            return here(what, question) if callable(here) else here
 
         async def open_fleet(_: object) -> FakeFleet:
             if there is None:

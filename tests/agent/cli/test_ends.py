@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
 
+from agent.cli import ends
 from agent.cli.client import RefusedError, UnreachableError
-from agent.fleet import Located, Outcome, Service
+from agent.cli.everywhere import Where
+from agent.fleet import FleetError, Located, Outcome, Service
 from agent.pathreport import UNKNOWN_END, End, Journey
 from tests.agent.cli.asking import World, in_pod, said, world_of
 from tests.agent.test_path import A, B, on_n1, on_n2
@@ -25,6 +28,73 @@ BY_ADDRESS = f"{A.address},fd42::7", f"{B.address},fd42:0:0:1::9", "5432/TCP"
 
 def journey(text: str) -> Journey:
     return msgspec.json.decode(text, type=Journey)
+
+
+EVERY_COMMAND = pytest.mark.parametrize("command", [("path",), ("policy", "explain")], ids=" ".join)
+ENDS = ("shop/front", "shop/db-0")
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "question"),
+    [
+        (("path", "--family", "ipv6", "--source-port", "40000"), "path", {"family": "ipv6", "sourcePort": "40000"}),
+        (("policy", "explain", "--family", "ipv4"), "policy/explain", {"family": "ipv4"}),
+    ],
+    ids=["path", "policy explain"],
+)
+def test_the_agent_here_is_asked_what_was_given_and_nothing_else(
+    world: World, words: tuple[str, ...], what: str, question: dict[str, str]
+) -> None:
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    def here(what: str, question: dict[str, str]) -> NoReturn:
+        asked.append((what, question))
+        raise RefusedError("no")
+
+    run, _ = world(here)
+    command = [word for word in words if word in {"path", "policy", "explain"}]
+    run(*words, *ENDS, "5432/TCP")
+    run(*command, *ENDS, "--only-here")
+    run(*command, "", "shop/db-0")
+    assert asked == [
+        (what, {"from": "shop/front", "to": "shop/db-0", "port": "5432/TCP"} | question),
+        (what, {"from": "shop/front", "to": "shop/db-0"}),
+        (what, {"from": "", "to": "shop/db-0"}),
+    ]
+
+
+@EVERY_COMMAND
+@pytest.mark.parametrize("why", [NO_AGENT, RefusedError("there is no pod shop/front", UNKNOWN_END)])
+def test_only_here_is_no_other_nodes_business_even_without_an_answer(
+    world: World, command: tuple[str, ...], why: Exception
+) -> None:
+    run, fleet = world(why, BOTH, located=LOCATED)
+    assert run(*command, *ENDS, "--only-here") == (2, f"tortie: {why}\n")
+    assert fleet.asked == []
+
+
+@EVERY_COMMAND
+def test_which_cluster_is_meant_is_as_the_options_say(
+    world: World, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = world(NO_AGENT)
+    opened: list[Where] = []
+
+    async def open_fleet(where: Where) -> NoReturn:
+        opened.append(where)
+        raise FleetError("no")
+
+    monkeypatch.setattr(ends, "open_fleet", open_fleet)
+    options = ("--kubeconfig", "file", "--context", "prod", "--namespace", "net", "--lab", "racks")
+    run(*command, *ENDS, "--node", "n1", *options)
+    assert opened == [Where("n1", kubeconfig=Path("file"), context="prod", namespace="net", lab="racks")]
+
+
+def test_with_a_node_its_agent_is_asked_first_and_that_of_here_not_at_all(world: World) -> None:
+    run, fleet = world(AssertionError("the agent here"), BOTH, located=LOCATED)
+    status, text = run(*QUESTION, "--node", "n2")
+    assert status == 0, text
+    assert fleet.asked == [(node, ("path", "--only-here", "--", *BY_ADDRESS)) for node in ("n2", "n1")]
 
 
 def test_a_node_that_cannot_be_asked_ends_with_status_2(world: World) -> None:
@@ -106,6 +176,12 @@ def test_where_the_source_s_node_is_away_the_other_end_is_told(world: World) -> 
     assert status == 2
     assert "n1 was not asked: its agent's pod is Pending" in text
     assert "ingress allowed by shop/in #2" in text
+
+
+def test_about_addresses_that_nobody_has_any_node_is_asked_that_can_be(world: World) -> None:
+    run, fleet = world(NO_AGENT, {"n1": "its agent's pod is Pending", "n2": said(on_n2())})
+    run("path", A.address, B.address)
+    assert [node for node, _ in fleet.asked] == ["n2", "n1"], "n2 says that n1 has a part in it"
 
 
 def test_where_nobody_can_be_asked_each_says_why(world: World) -> None:
@@ -192,6 +268,26 @@ def test_a_service_address_is_followed_to_whoever_serves_it_and_no_further(
     told = journey(text)
     assert (status, told.verdict, told.reason) == (2, "unknown", f"10.96.0.10 {words}")
     assert "route" not in [fact.what for stage in told.stages for fact in stage.facts], "it does not go there"
+
+
+def test_a_port_without_its_protocol_is_one_of_tcp(world: World) -> None:
+    service = DNS._replace(ports={"53/UDP": "8053/UDP", "53/TCP": "8054/TCP"})
+    run, _ = world(on_n1(destination=VIP), BOTH, services={VIP.address: service})
+    assert "ask about kube-system/coredns-a 8054/TCP, or" in run("path", "shop/front", VIP.address, "53")[1]
+
+
+def test_an_address_of_no_service_is_of_the_range_that_configuration_says_where_the_server_does_not(
+    world: World,
+) -> None:
+    run, _ = world(on_n1(destination=VIP, service="10.96.0.0/12"), BOTH, services={})
+    told = journey(run(*TO_SERVICE)[1])
+    assert told.reason == "10.96.0.10 is a service address (of 10.96.0.0/12), but no Service has it"
+
+
+def test_a_pod_s_address_is_not_looked_for_among_services(world: World) -> None:
+    run, _ = world(on_n1(knows_services=False), BOTH, services={B.address: DNS})
+    told = journey(run(*QUESTION, "-o", "json")[1])
+    assert (told.verdict, told.notes) == ("arrives", ())
 
 
 def test_an_address_that_is_no_service_s_is_followed(world: World) -> None:

@@ -351,6 +351,13 @@ def test_without_a_part_that_nobody_knows_only_a_no_is_certain(
     assert "n2 was not asked: its agent's pod is Pending" in story["reasons"]
 
 
+def test_whom_no_agent_knows_by_name_has_the_one_of_the_cluster(world: World) -> None:
+    run, _ = world(NO_AGENT, {"n1": said(facts("n1", {"n1": (part(OUT),)})), "n2": "it is gone"}, located=LOCATED)
+    story = json.loads(run(*WORDS, "-o", "json")[1])
+    names = [(story[end]["kind"], story[end]["name"], story[end]["node"]) for end in ("source", "destination")]
+    assert names == [("Pod", "shop/front", "n1"), ("Pod", "shop/db-0", "n2")]
+
+
 def test_both_families_of_both_ends_are_asked_about(world: World) -> None:
     four, six = part(OUT), part(OUT, six=True)
     there = facts("n2", {"n2": (part(), part(IN, six=True))})
@@ -382,8 +389,9 @@ def test_only_here_is_what_the_agent_said_of_policy(world: World) -> None:
     assert fleet.asked == []
 
 
-def test_manifests_are_of_no_node() -> None:
-    result = tortie("explain", "api", "db", "5432", "--config", EXAMPLES, "--node", "n1")
+@pytest.mark.parametrize("option", [("--node", "n1"), ("--only-here",)])
+def test_manifests_are_of_no_node(option: tuple[str, ...]) -> None:
+    result = tortie("explain", "api", "db", "5432", "--config", EXAMPLES, *option)
     assert (result.exit_code, "--config: manifests are asked, no agent" in result.stderr) == (2, True)
 
 
