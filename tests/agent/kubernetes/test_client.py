@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import ssl
 import subprocess
 from asyncio.sslproto import SSLProtocol
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -20,6 +21,7 @@ from kubernetes.aio.client import Configuration
 
 from agent.kubernetes.client import Client, Request, Resource
 from agent.kubernetes.errors import Refused, Unreachable
+from felix.namespaces import entered
 
 PODS = Request("list", Resource("", "v1", "pods"))
 NODES = Request("list", Resource("", "v1", "nodes"))
@@ -215,3 +217,44 @@ async def test_a_server_that_hangs_up_on_a_handshake_is_said_to(tmp_path: Path) 
             await client.send(PODS)
         await client.close()
     assert str(unreachable.value) in {f"cannot connect to 127.0.0.1:{port}: {why}" for why in WAYS_TO_END}
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root for network namespaces")
+    name = f"client{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.mark.kernel
+async def test_a_watch_whose_packets_are_lost_ends_by_itself(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says that the connection is no more, and a watch sends nothing of its own accord."""
+    keepalive = zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), (1, 1, 2), strict=True)
+    monkeypatch.setattr("agent.kubernetes.client._KEEPALIVE", tuple(keepalive))
+
+    async def watched(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first\n")
+        await is_over.wait()
+        return response
+
+    is_over = asyncio.Event()
+    application = web.Application()
+    application.router.add_get("/{path:.*}", watched)
+    with entered(namespace):  # this thread, and with it this loop
+        async with asyncio.timeout(30), TestServer(application) as listening:
+            client = Client(NumberedAccess(listening))  # type: ignore[arg-type] # as far as it goes
+            async with client.stream(PODS) as blocks:
+                assert await anext(blocks) == b"first\n"
+                lost = "table inet lost { chain inwards { type filter hook input priority 0; drop; }; }"
+                command = ["ip", "netns", "exec", namespace, "nft", lost]
+                await asyncio.to_thread(subprocess.run, command, check=True)
+                with pytest.raises(Unreachable, match="the answer broke off"):
+                    await anext(blocks)
+            await client.close()
+            is_over.set()
