@@ -222,6 +222,18 @@ def test_an_address_of_a_pod_of_another_node_is_known_to_that_node(world: World)
     assert (told.verdict, told.source.name, told.destination.name) == ("arrives", "shop/front", "shop/db-0")
 
 
+def test_where_the_agent_knows_a_pod_what_it_says_counts(world: World) -> None:
+    run, fleet = world(on_n1(), BOTH, located={"shop/db-0": in_pod("shop/db-0", "n3", B.address)})
+    run(*QUESTION)
+    assert [node for node, _ in fleet.asked] == ["n2"]
+
+
+def test_where_the_agent_knows_who_is_meant_the_cluster_need_not(world: World) -> None:
+    twins = [*in_pod("shop/db-0", "n2", B.address), *in_pod("other/db-0", "n2", "10.42.1.10")]
+    run, _ = world(on_n1(), BOTH, located={"db-0": twins})
+    assert run("path", "shop/front", "db-0", "5432/TCP")[0] == 0
+
+
 def test_what_several_nodes_answer_alike_is_said_once(world: World) -> None:
     refused = Outcome(2, b"", "tortie: 'x' is not PORT/PROTOCOL")
     run, _ = world(NO_AGENT, {"n1": refused, "n2": refused}, located=LOCATED)
@@ -311,6 +323,11 @@ def test_where_nobody_knows_services_it_is_said_of_addresses_that_may_be_some(
     notes = journey(run("path", "shop/front", address, "-o", "json")[1]).notes
     wanted = f"if {address} is a Service's, kube-proxy puts a pod's in its place before all this: n1 cannot tell"
     assert any(note.startswith(wanted) for note in notes) is is_noted
+
+
+def test_what_may_be_a_service_s_is_said_below_the_picture(world: World) -> None:
+    run, _ = world(on_n1(destination=VIP, knows_services=False))
+    assert "\nnote: if 10.96.0.10 is a Service's" in run("path", "shop/front", VIP.address)[1]
 
 
 def test_whoever_may_not_read_services_is_told_so(world: World) -> None:

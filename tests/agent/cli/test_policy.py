@@ -382,6 +382,12 @@ def test_policy_says_nothing_of_a_service_address_but_whose_it_is(world: World) 
     assert "ask about shop/db-0 5432/TCP" in text
 
 
+def test_of_what_may_be_a_service_address_policy_says_that_it_may(world: World) -> None:
+    run, _ = world(facts("n1", {"n1": (part(OUT),)}, destination=End("10.96.0.10"), knows_services=False))
+    story = json.loads(run("policy", "explain", "shop/front", "10.96.0.10", "-o", "json")[1])
+    assert [reason.startswith("if 10.96.0.10 is a Service's") for reason in story["reasons"]] == [True]
+
+
 def test_only_here_is_what_the_agent_said_of_policy(world: World) -> None:
     run, fleet = world(FROM_N1, {})
     status, text = run(*WORDS, "--only-here")

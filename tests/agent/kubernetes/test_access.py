@@ -105,6 +105,12 @@ async def test_of_several_kubeconfigs_each_name_is_the_firsts_that_has_it(tmp_pa
     assert (await _several(tmp_path, "main:other", "other").load()).host == "https://d:6443"
 
 
+async def test_a_kubeconfig_may_be_named_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config").write_text(KUBECONFIG)
+    assert (await Access(Path("/nowhere:~/config")).load()).host == "https://c:6443"
+
+
 async def test_files_are_looked_for_beside_the_kubeconfig_that_names_them(tmp_path: Path) -> None:
     (tmp_path / "users").mkdir()
     (tmp_path / "users" / "token").write_text("from-file")
