@@ -300,7 +300,8 @@ class Lab:
         if socket is None:
             return
         try:
-            await eventually(partial(_listens_or_died, socket, process), within_s=START_DEADLINE_S, every_s=0.01)
+            is_up = partial(_is_up_or_died, socket, process, greets=program.greets)
+            await eventually(is_up, within_s=START_DEADLINE_S, every_s=0.01)
         except TimeoutError:
             raise LabError(f"{machine}: {program.name} does not answer; {_tail(log)}") from None
         if process is None or not process.is_alive:
@@ -393,13 +394,15 @@ def hosts(planned: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _listens_or_died(socket: Path, process: Process | None) -> bool:
+async def _is_up_or_died(socket: Path, process: Process | None, *, greets: bool) -> bool:
     if process is None or not process.is_alive:
         return True
-    _, writer = await asyncio.open_unix_connection(socket)
-    writer.close()
-    await writer.wait_closed()
-    return True
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        return not greets or bool(await reader.readline())
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 def _tail(log: Path) -> str:

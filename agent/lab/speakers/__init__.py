@@ -52,11 +52,15 @@ class Speaker:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A process of a daemon. It is up when it listens on the unix socket `ready`, where it has one."""
+    """A process of a daemon. It is up when it listens on the unix socket `ready`, where it has one.
+
+    One that `greets` listens before it has read its configuration, and says a line to whoever calls when it has.
+    """
 
     name: str
     argv: tuple[str, ...]
     ready: Path | None
+    greets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Bird:
         """Return the one process."""
         socket = self.directory / _SOCKET
         argv = ("bird", "-f", "-c", str(self.directory / "bird.conf"), "-s", str(socket))
-        return (Program("bird", (*argv, "-R") if recover else argv, socket),)
+        return (Program("bird", (*argv, "-R") if recover else argv, socket, greets=True),)
 
     async def started(self, _announced: Sequence[Announcement], /) -> None:
         """Nothing: everything is in its files."""
