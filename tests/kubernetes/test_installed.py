@@ -174,11 +174,12 @@ def test_a_service_address_is_said_to_be_one_with_the_pod_behind_it(installed: I
 
 
 def test_nodes_that_are_well_have_nothing_noted(installed: Installed) -> None:
-    done = asked(installed, "status", "--all-nodes", "-o", "json")
-    assert done.returncode == 0, done.stderr
-    assert {each["node"]: each["answer"]["note"] for each in json.loads(done.stdout)} == dict.fromkeys(
-        PODS.values(), ""
-    )
+    def rows() -> subprocess.CompletedProcess[str]:
+        return asked(installed, "status", "--all-nodes", "-o", "json")
+
+    installed.until(lambda: rows().returncode == 0, "every agent has written its status down")
+    notes = {each["node"]: each["answer"]["note"] for each in json.loads(rows().stdout)}
+    assert notes == dict.fromkeys(PODS.values(), "")
 
 
 def test_the_release_is_tested_as_helm_tests_it(installed: Installed) -> None:
@@ -260,6 +261,9 @@ def test_running_pods_follow_the_mtu_of_the_underlay_where_the_agent_may_enter_t
             for family in Family:
                 assert answers(installed, "a", "c", family)
         assert "instead of" not in installed.status("n1")
+        set_underlay(installed, 1500)
+        for pod in PODS:  # before the agents that come next, who may not enter them
+            installed.until(lambda pod=pod: mtu_of(installed, pod) == 1500, f"{pod} has its MTU back")
     finally:
         set_underlay(installed, 1500)
         installed.install()
