@@ -44,7 +44,7 @@ test-image: setup ## the image, built twice without a registry and run as the ch
 test-kubernetes: setup ## tests against a real API server, which is built the first time (some ten minutes)
 	@scripts/kubernetes-assets kube-proxy kube-scheduler kubelet >/dev/null
 	@scripts/cni build || true # without it some tests are skipped, and say so
-	@$(BIN)/python -m pytest -m 'kubernetes and not image'
+	@$(BIN)/python -m pytest -m 'kubernetes and not image' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## formatting, rules, types, import contracts, generated pages, links
 	@$(BIN)/ruff format --check .
